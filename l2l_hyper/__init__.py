@@ -1,0 +1,9 @@
+"""Hypernetwork adaptation for learn2learn: networks that read a task and write the weights for it."""
+
+from ._version import __version__
+from .errors import InputError
+from .hypernet import HyperNetwork
+from .learners import HyperAdapter
+from .nn import TaskNorm, convert_norm
+
+__all__ = ["HyperAdapter", "HyperNetwork", "InputError", "TaskNorm", "__version__", "convert_norm"]

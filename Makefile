@@ -1,0 +1,69 @@
+# make help      what there is to make
+# Everything lives in .venv, which the first target that needs it builds, and later ones re-use.
+
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test lint types doctest clean
+
+help:
+	@echo "make install   build the environment in .venv (PYTHON=python3.12 names another Python than python3)"
+	@echo "make demo      train and compare HyperAdapter, MAML and ProtoNet on drawn glyphs, into runs/demo"
+	@echo "make test      run the tests"
+	@echo "make lint      check style and formatting with ruff"
+	@echo "make types     check types with mypy"
+	@echo "make doctest   run the examples in the docstrings"
+	@echo "make clean     remove .venv and what the tools cached; runs/ stays"
+
+install: $(INSTALLED)
+	@echo "installed: .venv is ready ($$($(BIN)/python --version))"
+
+demo: $(INSTALLED)
+	$(BIN)/l2l-hyper compare --preset benchmarks/presets/demo.toml --out runs/demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(INSTALLED)
+	$(BIN)/mypy l2l_hyper
+
+doctest: $(INSTALLED)
+	$(BIN)/python -m pytest --doctest-modules l2l_hyper
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+
+# uv reads in pyproject.toml how learn2learn has to be compiled.
+$(INSTALLED): setup.cfg pyproject.toml | $(UV)
+	@echo "install: l2l_hyper and what it needs, into .venv; the first time this downloads about 3 GB"
+	@echo "         (PyTorch, mostly) and compiles learn2learn, which takes a few minutes"
+	$(UV) pip install --python $(BIN)/python --editable '.[dev]'
+	@touch $@
+
+# What is missing is said before anything is downloaded.  The environment is made without pip, because some
+# Linux distributions ship venv without the part that would install it; uv does the installing.
+$(UV):
+	@command -v $(firstword $(PYTHON)) >/dev/null || { \
+	    echo "install: no $(PYTHON) found; name a Python 3.10 to 3.13: make install PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 13) else "install: l2l_hyper needs \
+	Python 3.10 to 3.13, $(PYTHON) is %d.%d; name another: make install PYTHON=/path/to/python3.12" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import pip, venv' 2>/dev/null || { \
+	    echo "install: $(PYTHON) lacks pip or venv; install them (Debian and Ubuntu: apt install python3-pip python3-venv)" >&2; \
+	    exit 1; }
+	@command -v cc >/dev/null || command -v gcc >/dev/null || { \
+	    echo "install: no C compiler found, and learn2learn is compiled here; install one (apt install gcc)" >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; header = os.path.join(sysconfig.get_paths()["include"], "Python.h"); \
+	sys.exit(0 if os.path.exists(header) else "install: no " + header + ", and learn2learn is compiled here; \
+	install the headers of your Python (apt install python3-dev)")'
+	@echo "install: a virtual environment in .venv with $$($(PYTHON) --version), and uv to fill it"
+	@$(PYTHON) -m venv --clear --without-pip .venv
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .venv/uv uv
+	@ln -sf ../uv/bin/uv $@

@@ -1,0 +1,31 @@
+"""Import learn2learn without the text that its dependency gym prints while being imported."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import warnings
+from types import ModuleType
+
+from .errors import InputError
+
+__all__ = ["learn2learn"]
+
+
+def learn2learn() -> ModuleType:
+    """The :mod:`learn2learn` module, imported when first asked for.
+
+    Raises:
+        InputError: if learn2learn is not installed, or was not compiled for this Python.
+    """
+    # gym writes "Gym has been unmaintained ..." straight to stderr, and warns on newer numpy and Python versions.
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return importlib.import_module("learn2learn")
+        except ImportError as error:
+            raise InputError(
+                f"expected learn2learn to be importable, got: {error}; "
+                "see the README on installing learn2learn, which has to be compiled"
+            ) from error

@@ -1,0 +1,291 @@
+"""Meta-training and meta-testing of one run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..baselines import Episodic
+from ..errors import InputError
+from ..tasks import BenchmarkTasksets, Episodes, TensorTaskset, get_tasksets, manifest
+from .backbones import BACKBONES
+from .checkpoint import load_checkpoint, save_checkpoint
+from .config import Run
+from .evaluation import adaptation_milliseconds, evaluate, losses_and_accuracies
+from .memory import peak_memory_mb, reset_peak_memory
+from .methods import METHODS
+
+__all__ = ["Progress", "train_and_test"]
+
+
+class Progress(Protocol):
+    """Called after each meta-training iteration."""
+
+    def __call__(self, iteration: int, total: int, seconds: float, loss: float, accuracy: float) -> None: ...
+
+
+@dataclass
+class _State:
+    """Everything that training carries from one iteration to the next, but for the optimizer."""
+
+    iteration: int = 0
+    seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+    training: list[dict[str, float]] = field(default_factory=list)
+    validation: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+
+def train_and_test(
+    run: Run,
+    *,
+    folder: Path,
+    data_root: str | Path,
+    device: str = "cpu",
+    test: bool = True,
+    resume: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train one method with one seed, select its weights on validation episodes, test them.
+
+    The loss of an iteration is the sum over episodes of the mean query cross-entropy, its gradient divided by the number of
+    episodes, as learn2learn's scripts have it; Adam with a cosine schedule for every method.  A checkpoint is
+    written at each look at the validation episodes, and the same call goes on from there.
+
+    Args:
+        run: what to train.
+        folder: where ``checkpoints/<run.name>.pt`` lies.
+        data_root: where the tasksets lie.
+        device: "cpu", "cuda", ...
+        test: whether to test the selected weights (a sweep does not).
+        resume: whether to go on from a checkpoint.
+        progress: called after each iteration.
+
+    Returns:
+        The measured part of a record.
+
+    Raises:
+        InputError: for a run that cannot be, a damaged checkpoint, or a loss that is no longer finite.
+    """
+    experiment = run.experiment
+    _check_names(run)
+    place = _device(device)
+    tasksets, shared = _tasksets(run, data_root, place)
+    model = _backbone(run, tasksets)
+    backbone_parameters = sum(p.numel() for p in model.parameters())
+    method = METHODS[run.method].build(model, run.options, experiment.normalization).to(place)  # type: ignore[arg-type]
+    if place.type == "cpu":
+        method.to(memory_format=torch.channels_last)  # convolutions are two to three times faster
+    trainer = _Trainer(run, method, tasksets, folder / "checkpoints" / f"{run.name}.pt")
+    trainer.train(resume, progress)
+    state = trainer.state
+    assert state.best is not None  # there is a look at the validation episodes after the last iteration
+    method.load_state_dict(state.best["weights"])
+    first = tasksets.test.episode(0, ways=experiment.ways, shots=experiment.shots, queries=experiment.queries)
+    result: dict[str, Any] = {
+        "validation": state.validation,
+        "training": state.training,
+        "selected_iteration": state.best["iteration"],
+        "best_validation_accuracy": state.best["accuracy"],
+        "iterations": state.iteration,
+        "episodes": state.iteration * experiment.meta_batch,
+        "seconds_to_train": state.seconds,
+        "adaptation_ms": adaptation_milliseconds(method, first),
+        "peak_memory_mb": state.peak_memory_mb,
+        "parameters": {
+            "meta": sum(p.numel() for p in trainer.parameters),
+            "backbone": backbone_parameters,
+            "generated": _generated(method, first),
+        },
+        "manifest": shared,
+        "normalization": experiment.normalization,
+        "options": METHODS[run.method].complete(run.options),
+    }
+    if test:
+        result["losses"], result["accuracies"] = evaluate(
+            method, trainer.draw(tasksets.test), experiment.test_episodes, batch_size=experiment.meta_batch
+        )
+    return result
+
+
+class _Trainer:
+    def __init__(self, run: Run, method: Episodic, tasksets: BenchmarkTasksets, checkpoint: Path) -> None:
+        self.run = run
+        self.method = method
+        self.tasksets = tasksets
+        self.checkpoint = checkpoint
+        self.state = _State()
+        self.parameters = [p for p in method.parameters() if p.requires_grad]
+        self.lr = float(METHODS[run.method].complete(run.options)["lr"])
+        self.optimizer = torch.optim.Adam(self.parameters, lr=self.lr)
+        self.window: list[tuple[float, float]] = []  # losses and accuracies since the last look at validation
+
+    def draw(self, taskset: TensorTaskset) -> Callable[[range], Episodes]:
+        """Validation or test episodes by index."""
+        e = self.run.experiment
+        return lambda indices: taskset.batch(indices, ways=e.ways, shots=e.shots, queries=e.queries)
+
+    def train(self, resume: bool, progress: Progress | None) -> None:
+        e = self.run.experiment
+        if resume and self.checkpoint.exists():
+            self._load()
+        reset_peak_memory(next(self.method.parameters()).device)
+        while not self._finished():
+            loss, accuracy = self._iterate()
+            if progress is not None:
+                progress(self.state.iteration, e.iterations, self.state.seconds, loss, accuracy)
+            self.window.append((loss, accuracy))
+            if self.state.iteration % e.validate_every == 0 or self._finished():
+                self._validate()
+                self._save()
+
+    def _share_done(self) -> float:
+        e = self.run.experiment
+        if e.train_seconds is not None:
+            return self.state.seconds / e.train_seconds
+        return self.state.iteration / e.iterations
+
+    def _finished(self) -> bool:
+        return self._share_done() >= 1
+
+    def _iterate(self) -> tuple[float, float]:
+        begin = time.perf_counter()
+        e, state = self.run.experiment, self.state
+        indices = range(state.iteration * e.meta_batch, (state.iteration + 1) * e.meta_batch)
+        # Seed 0 is that of the validation and test splits; they hold other classes all the same.
+        episodes = self.tasksets.train.batch(
+            indices, ways=e.train_ways or e.ways, shots=e.shots, queries=e.queries, seed=self.run.seed
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * (1 + math.cos(math.pi * self._share_done())) / 2
+        self.optimizer.zero_grad()
+        total_loss = total_accuracy = torch.zeros((), device=episodes.support.device)
+        for part in episodes if self.method.one_by_one else (episodes,):
+            losses, accuracies = losses_and_accuracies(self.method, part)
+            losses.sum().backward()
+            total_loss = total_loss + losses.detach().sum()
+            total_accuracy = total_accuracy + accuracies.sum()
+        loss = float(total_loss) / e.meta_batch
+        if not math.isfinite(loss):
+            raise InputError(self._not_finite(loss, episodes))
+        for parameter in self.parameters:
+            if parameter.grad is not None:
+                parameter.grad /= e.meta_batch
+        self.optimizer.step()
+        state.iteration += 1
+        state.seconds += time.perf_counter() - begin
+        return loss, float(total_accuracy) / e.meta_batch
+
+    def _not_finite(self, loss: float, episodes: Episodes) -> str:
+        bad = [i for i, one in enumerate(episodes) if not (one.support.isfinite().all() and one.query.isfinite().all())]
+        where = f"the images of episode {bad[0]} of the batch are not finite" if bad else "the images are finite"
+        kept = f"the checkpoint of iteration {self._last_saved()} stays" if self.checkpoint.exists() else "no checkpoint yet"
+        return (
+            f"{self.run.name}: expected a finite loss, got {loss} at iteration {self.state.iteration} ({where}); {kept}; "
+            "try a smaller learning rate"
+        )
+
+    def _last_saved(self) -> int:
+        return int(self.state.validation[-1]["iteration"]) if self.state.validation else 0
+
+    def _validate(self) -> None:
+        e, state = self.run.experiment, self.state
+        losses, accuracies = evaluate(
+            self.method, self.draw(self.tasksets.validation), e.validation_episodes, batch_size=e.meta_batch
+        )
+        seen = torch.tensor(accuracies, dtype=torch.float64)
+        mean = float(seen.mean())
+        half_width = 1.96 * float(seen.std()) / len(accuracies) ** 0.5 if len(accuracies) > 1 else math.nan
+        now = {"iteration": state.iteration, "seconds": state.seconds}
+        loss, accuracy = (sum(values) / len(values) for values in zip(*self.window, strict=True))
+        self.window = []
+        state.training.append({**now, "loss": loss, "accuracy": accuracy})
+        mean_loss = sum(losses) / len(losses)
+        state.validation.append({**now, "accuracy": mean, "half_width": half_width, "loss": mean_loss})
+        if state.best is None or mean > state.best["accuracy"]:
+            weights = {name: value.detach().clone() for name, value in self.method.state_dict().items()}
+            state.best = {"iteration": state.iteration, "accuracy": mean, "weights": weights}
+        device = next(self.method.parameters()).device
+        state.peak_memory_mb = max(state.peak_memory_mb, peak_memory_mb(device))
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self.checkpoint,
+            {
+                "run": self.run.to_dict(),
+                "state": vars(self.state),
+                "method": self.method.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "random": torch.get_rng_state(),
+            },
+        )
+
+    def _load(self) -> None:
+        device = next(self.method.parameters()).device
+        saved = load_checkpoint(self.checkpoint, device)
+        if saved.get("run") != self.run.to_dict():
+            raise InputError(
+                f"expected the checkpoint of this run in {self.checkpoint}, got one of another configuration; "
+                "use another output folder, or remove the file"
+            )
+        self.state = _State(**saved["state"])
+        self.method.load_state_dict(saved["method"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["random"].cpu())
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"expected a device that is there, got {name!r} ({str(error).splitlines()[0]}); try cpu") from error
+    return device
+
+
+def _tasksets(run: Run, data_root: str | Path, device: torch.device) -> tuple[BenchmarkTasksets, dict[str, Any]]:
+    e = run.experiment
+    tasksets = get_tasksets(
+        e.tasksets,
+        train_ways=e.train_ways or e.ways,
+        train_samples=e.shots + e.queries,
+        test_ways=e.ways,
+        test_samples=e.shots + e.queries,
+        root=str(data_root),
+        device=device,
+        split_seed=e.split_seed,
+    )
+    shared = manifest(
+        tasksets, name=e.tasksets, ways=e.ways, shots=e.shots, queries=e.queries, split_seed=e.split_seed,
+        episodes=e.test_episodes,
+    )
+    return tasksets, shared
+
+
+def _backbone(run: Run, tasksets: BenchmarkTasksets) -> nn.Module:
+    e = run.experiment
+    torch.manual_seed(run.seed)
+    np.random.seed(run.seed)  # learn2learn draws some initial weights with scipy, from numpy's global state
+    return BACKBONES[e.backbone](e.ways, e.hidden, tasksets.train.image_shape)
+
+
+def _check_names(run: Run) -> None:
+    for kind, name, known in (
+        ("method", run.method, METHODS),
+        ("backbone", run.experiment.backbone, BACKBONES),
+    ):
+        if name not in known:
+            raise InputError(f"{kind} must be one of {', '.join(known)}, got {name!r}")
+
+
+@torch.no_grad()
+def _generated(method: Episodic, episode: Episodes) -> int:
+    return method.generated(method.adapt(episode.support, episode.support_labels))

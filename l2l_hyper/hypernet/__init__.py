@@ -1,0 +1,33 @@
+"""Description to weights: targets, encoders, generators, closed-form starts and their initialization."""
+
+from .encoders import ClassAttention, DeepSets, Given, Mean, SetAttention
+from .generators import Chunked, FeatureWise, Full, Generator, LowRank
+from .init import hyperfan_std
+from .network import HyperNetwork
+from .starts import STARTS, BaseStart, GaussianStart, GradientStart, PrototypeStart, RidgeStart, Start
+from .support import Support
+from .target import Target
+
+__all__ = [
+    "STARTS",
+    "BaseStart",
+    "Chunked",
+    "ClassAttention",
+    "DeepSets",
+    "FeatureWise",
+    "Full",
+    "GaussianStart",
+    "Generator",
+    "Given",
+    "GradientStart",
+    "HyperNetwork",
+    "LowRank",
+    "Mean",
+    "PrototypeStart",
+    "RidgeStart",
+    "SetAttention",
+    "Start",
+    "Support",
+    "Target",
+    "hyperfan_std",
+]

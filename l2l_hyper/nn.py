@@ -1,0 +1,235 @@
+"""Normalization with declared statistics: right for a task alone, for a batch of tasks, and in second order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .errors import InputError
+
+__all__ = [
+    "Normalization",
+    "TaskNorm",
+    "call",
+    "convert_norm",
+    "recorded_statistics",
+    "share_copy",
+    "slots",
+    "statistics_of",
+    "update_running",
+]
+
+Normalization = Literal["support", "transductive", "running"]
+"""Which statistics a normalization layer uses, see :class:`TaskNorm`."""
+
+
+class TaskNorm(nn.Module):
+    r"""Batch normalization that says which samples its statistics come from.
+
+    .. math:: y = \gamma \, (x - \mu) / \sqrt{\sigma^2 + \epsilon} + \beta
+
+    with one :math:`\mu, \sigma^2` a channel:
+
+    - ``"support"``: of the support set.  They are computed when the support set passes and given back with
+      :func:`statistics_of` when a query does, so a query's prediction does not depend on the other queries.
+    - ``"transductive"``: of whatever batch passes, as learn2learn's MAML scripts do; queries see each other.
+    - ``"running"``: of the batch while training, running averages in evaluation, as :class:`torch.nn.BatchNorm2d`.
+
+    It is written with :func:`torch.var_mean` because second-order gradients through ``torch.func.vmap`` over
+    :class:`torch.nn.BatchNorm2d` are silently wrong, and it never changes a buffer while it runs: under ``vmap`` each task
+    has its own statistics, and :func:`update_running` takes them up afterwards.
+
+    See Bronskill et al. 2020, "TaskNorm: Rethinking Batch Normalization for Meta-Learning", https://arxiv.org/abs/2003.03284.
+
+    Args:
+        channels: number of channels C.
+        mode: one of the three above.
+        eps: added to the variance.
+        momentum: weight of a new batch in the running averages; ``None`` for a cumulative average, as in torch.
+
+    Shape: ``(N, C)`` or ``(N, C, *)``, and the same out.
+
+    Example:
+        >>> norm = TaskNorm(3)
+        >>> x = torch.randn(50, 3, 8, 8)
+        >>> y = norm(x)
+        >>> bool(y.mean((0, 2, 3)).abs().max() < 1e-5)
+        True
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self, channels: int, mode: Normalization = "support", *, eps: float = 1e-5, momentum: float | None = 0.1
+    ) -> None:
+        super().__init__()
+        self.mode = _checked(mode)
+        self.eps = eps
+        self.momentum = momentum
+        self.weight: nn.Parameter | None = nn.Parameter(torch.ones(channels))
+        self.bias: nn.Parameter | None = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+        self._given: tuple[Tensor, Tensor] | None = None
+        self._recorded: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``x`` with the statistics of the declared mode."""
+        if self.mode == "running" and not self.training:
+            mean, var = self.running_mean, self.running_var
+        elif self._given is not None and self.mode == "support":
+            mean, var = self._given
+        else:
+            var, mean = torch.var_mean(x, [d for d in range(x.dim()) if d != 1], correction=0)
+            self._recorded = (mean, var)
+        scale = torch.rsqrt(var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        shift = -mean * scale
+        if self.bias is not None:
+            shift = shift + self.bias
+        shape = (-1,) + (1,) * (x.dim() - 2)
+        return x * scale.reshape(shape) + shift.reshape(shape)
+
+    def extra_repr(self) -> str:
+        """Channels and mode, for ``repr``."""
+        return f"{self.running_mean.numel()}, mode={self.mode!r}, eps={self.eps}"
+
+
+def convert_norm(module: nn.Module, mode: Normalization) -> nn.Module:
+    """Replace every BatchNorm layer in ``module`` by a :class:`TaskNorm` that keeps its parameters and buffers.
+
+    Works in place and returns the module (or the new layer where the module itself is a BatchNorm layer).  Affine
+    parameters stay the same tensors, so an optimizer or a state dict made before still fits.
+
+    Raises:
+        InputError: if ``mode`` is not one of the three.
+
+    Example:
+        >>> convert_norm(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)), "support")[1]
+        TaskNorm(4, mode='support', eps=1e-05)
+    """
+    _checked(mode)
+    if isinstance(module, TaskNorm):
+        module.mode = mode
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        norm = TaskNorm(module.num_features, mode, eps=module.eps, momentum=module.momentum)
+        norm.weight, norm.bias = module.weight, module.bias
+        device = next((t.device for t in (module.weight, module.running_mean) if t is not None), None)
+        norm.to(device)
+        if module.running_mean is not None and module.running_var is not None:
+            norm.running_mean, norm.running_var = module.running_mean, module.running_var
+            if module.num_batches_tracked is not None:
+                norm.num_batches_tracked = module.num_batches_tracked
+        norm.train(module.training)
+        return norm
+    for name, child in module.named_children():
+        setattr(module, name, convert_norm(child, mode))
+    return module
+
+
+def share_copy(module: nn.Module, *, copy_buffers: bool, _memo: dict[int, nn.Module] | None = None) -> nn.Module:
+    """Copy the tree of modules and leave every parameter the very same tensor.
+
+    Args:
+        module: the module to copy.
+        copy_buffers: whether buffers are cloned or shared.
+    """
+    memo = {} if _memo is None else _memo
+    if id(module) in memo:
+        return memo[id(module)]
+    copied = memo[id(module)] = module.__new__(type(module))
+    copied.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in module.__dict__.items()}
+    for name, buffer in module._buffers.items():
+        copied._buffers[name] = buffer.clone() if copy_buffers and buffer is not None else buffer
+    for name, child in module._modules.items():
+        copied._modules[name] = None if child is None else share_copy(child, copy_buffers=copy_buffers, _memo=memo)
+    return copied
+
+
+def slots(module: nn.Module) -> dict[str, list[str]]:
+    """Every place that holds each parameter or buffer: names by the name that ``named_parameters`` gives it.
+
+    A tensor tied between two layers has two places; one in a layer that the tree holds twice has one.
+    """
+    places: dict[int, dict[tuple[int, str], str]] = {}
+    for prefix, child in module.named_modules():
+        for name, tensor in (*child._parameters.items(), *child._buffers.items()):
+            if tensor is not None:
+                full = f"{prefix}.{name}" if prefix else name
+                places.setdefault(id(tensor), {})[(id(child), name)] = full
+    return {names[0]: names for names in (list(place.values()) for place in places.values())}
+
+
+def call(module: nn.Module, weights: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """Call ``module`` with some of its parameters or buffers replaced: the one bridge from weights to modules.
+
+    ``torch.func.functional_call`` does the work.  Its own handling of tied weights is left off: where the tree holds one layer
+    twice, as ``l2l.vision.models.OmniglotCNN`` does, it replaces the tensor twice and leaves the replacement in the module.
+    """
+    places = slots(module)
+    replaced = {place: value for name, value in weights.items() for place in places.get(name, [name])}
+    return functional_call(module, replaced, args, kwargs, tie_weights=False)
+
+
+Statistics = dict[str, tuple[Tensor, Tensor]]
+
+
+def _norms(module: nn.Module) -> Iterator[tuple[str, TaskNorm]]:
+    return ((name, m) for name, m in module.named_modules() if isinstance(m, TaskNorm))
+
+
+@contextmanager
+def statistics_of(module: nn.Module, statistics: Mapping[str, tuple[Tensor, Tensor]] | None) -> Iterator[None]:
+    """Within the block, ``"support"`` layers use these statistics; ``None`` lets each compute its own.
+
+    Args:
+        module: a module with :class:`TaskNorm` layers.
+        statistics: mean and variance by name of the layer, as :func:`recorded_statistics` gives them.
+    """
+    norms = list(_norms(module))
+    for name, norm in norms:
+        norm._given = None if statistics is None else statistics.get(name)
+        norm._recorded = None
+    try:
+        yield
+    finally:
+        for _, norm in norms:
+            norm._given = norm._recorded = None
+
+
+def recorded_statistics(module: nn.Module) -> Statistics:
+    """Mean and (biased) variance that each layer computed within the block of :func:`statistics_of` so far."""
+    return {name: norm._recorded for name, norm in _norms(module) if norm._recorded is not None}
+
+
+@torch.no_grad()
+def update_running(module: nn.Module, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Take statistics with a leading task dimension, shape ``(T, C)``, into the running averages of ``"running"`` layers.
+
+    Only layers in training mode change.  The variance of the pooled batch is the mean of the tasks' variances plus the
+    variance of their means.
+    """
+    for name, norm in _norms(module):
+        if norm.mode != "running" or not norm.training or name not in statistics:
+            continue
+        mean, var = statistics[name]
+        pooled_var = var.mean(0) + mean.var(0, correction=0)
+        norm.num_batches_tracked += 1
+        momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+        norm.running_mean.lerp_(mean.mean(0), momentum)
+        norm.running_var.lerp_(pooled_var, momentum)
+
+
+def _checked(mode: str) -> Normalization:
+    if mode not in get_args(Normalization):
+        raise InputError(f"normalization must be one of {', '.join(get_args(Normalization))}, got {mode!r}")
+    return mode  # type: ignore[return-value]
