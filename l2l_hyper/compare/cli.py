@@ -189,20 +189,24 @@ def sweep(
 
 @app.command("list")
 def list_names() -> None:
-    """Show tasksets, methods with their options, and backbones."""
+    """Show tasksets, backbones, and methods with their options."""
     from rich.table import Table
 
     from .. import engine, tasks
 
-    console = _screen()
-    console.print("[bold]tasksets[/]", ", ".join(tasks.list_tasksets()), highlight=False)
-    console.print("[bold]backbones[/]", ", ".join(engine.BACKBONES), highlight=False)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("method", "summary", "options"):
-        table.add_column(title)
-    for name, method in engine.METHODS.items():
-        table.add_row(name, method.summary, "\n".join(f"{key} = {value}" for key, value in method.defaults.items()))
-    console.print(table)
+    summaries = {
+        "tasksets": tasks.list_tasksets(),
+        "backbone": {name: backbone.summary for name, backbone in engine.BACKBONES.items()},
+        "method": {name: method.summary for name, method in engine.METHODS.items()},
+    }
+    screen = _screen()
+    for title, entries in summaries.items():
+        table = Table(title, "summary", box=None, pad_edge=False, header_style="bold")
+        for name, summary in entries.items():
+            options = engine.METHODS[name].defaults if title == "method" else {}
+            shown = ", ".join(f"{key}={value}" for key, value in options.items())
+            table.add_row(name, f"{summary}\n[dim]{shown}[/]" if shown else summary)
+        screen.print(table, "")
 
 
 def _screen() -> Console:

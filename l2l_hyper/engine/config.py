@@ -19,7 +19,8 @@ class Experiment:
         tasksets: name of the tasksets, as :func:`l2l_hyper.tasks.get_tasksets` takes it.
         ways: classes an episode, in validation and test (and in training unless ``train_ways`` is given).
         shots: support samples a class.
-        queries: query samples a class, in every split.
+        queries: query samples a class.
+        train_queries: query samples a class in training; ``None`` means ``queries``.
         train_ways: classes an episode in training; ``None`` means ``ways``.
         iterations: meta-training iterations (optimiser steps); ignored when ``train_seconds`` is given.
         train_seconds: train for this many seconds instead, for comparisons at equal time.
@@ -37,6 +38,7 @@ class Experiment:
     ways: int = 5
     shots: int = 1
     queries: int = 15
+    train_queries: int | None = None
     train_ways: int | None = None
     iterations: int = 5000
     train_seconds: float | None = None
@@ -55,8 +57,10 @@ class Experiment:
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.train_ways is not None and self.train_ways < 2:
-            raise InputError(f"train_ways must be at least 2, got {self.train_ways}")
+        for name, least in {"train_ways": 2, "train_queries": 1}.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name} must be at least {least}, got {value}")
         if self.train_seconds is not None and self.train_seconds <= 0:
             raise InputError(f"train_seconds must be positive, got {self.train_seconds}")
 

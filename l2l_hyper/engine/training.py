@@ -162,7 +162,11 @@ class _Trainer:
         indices = range(state.iteration * e.meta_batch, (state.iteration + 1) * e.meta_batch)
         # Seed 0 is that of the validation and test splits; they hold other classes all the same.
         episodes = self.tasksets.train.batch(
-            indices, ways=e.train_ways or e.ways, shots=e.shots, queries=e.queries, seed=self.run.seed
+            indices,
+            ways=e.train_ways or e.ways,
+            shots=e.shots,
+            queries=e.train_queries or e.queries,
+            seed=self.run.seed,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * (1 + math.cos(math.pi * self._share_done())) / 2
@@ -256,7 +260,7 @@ def _tasksets(run: Run, data_root: str | Path, device: torch.device) -> tuple[Be
     tasksets = get_tasksets(
         e.tasksets,
         train_ways=e.train_ways or e.ways,
-        train_samples=e.shots + e.queries,
+        train_samples=e.shots + (e.train_queries or e.queries),
         test_ways=e.ways,
         test_samples=e.shots + e.queries,
         root=str(data_root),

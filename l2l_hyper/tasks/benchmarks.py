@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -22,14 +23,15 @@ from .taskset import TensorTaskset
 __all__ = ["BenchmarkTasksets", "get_tasksets", "list_tasksets", "manifest"]
 
 _DESCRIPTIONS = {
-    "glyphs": "typeset glyphs of many scripts, drawn here from matplotlib's fonts: 28x28, 64/16/20 % of the classes, 20 images each",
-    "omniglot": "handwritten characters (Lake et al. 2015): 28x28, 1100/100/423 classes, 20 images each, rotated classes",
+    "glyphs": "letters and digits of many scripts typeset in matplotlib's fonts: 28x28, 342 classes, 20 images each",
+    "omniglot": "handwritten characters (Lake et al. 2015): 28x28, 1100/100/423 classes, 20 images each, rotated",
     "mini-imagenet": "ImageNet photographs (Vinyals et al. 2016): 84x84 RGB, 64/16/20 classes, 600 images each",
     "tiered-imagenet": "ImageNet photographs (Ren et al. 2018): 84x84 RGB, 351/97/160 classes, about 1300 images each",
     "fc100": "CIFAR-100 split by superclass (Oreshkin et al. 2018): 32x32 RGB, 60/20/20 classes, 600 images each",
     "cifarfs": "CIFAR-100 split at random (Bertinetto et al. 2019): 32x32 RGB, 64/16/20 classes, 600 images each",
 }
 _SPLITS = ("train", "validation", "test")
+_OMNIGLOT_SPLIT = (1100, 100)  # training and validation classes; the other 423 are for testing
 _AUGMENTED = ("mini-imagenet", "tiered-imagenet")
 
 
@@ -88,7 +90,7 @@ def get_tasksets(
         InputError: for an unknown name, data that are missing or damaged, and tasks that they cannot give.
     """
     if name not in _DESCRIPTIONS:
-        raise InputError(f"expected tasksets called {', '.join(_DESCRIPTIONS)}, got {name!r}; l2l-hyper list shows them")
+        raise InputError(f"expected tasksets called {', '.join(_DESCRIPTIONS)}, got {name!r}; see l2l-hyper list")
     _check_augmentation(name, data_augmentation)
     if split_seed < 0:
         raise InputError(f"split_seed must be at least 0, got {split_seed}")
@@ -169,14 +171,16 @@ def _image_sets(name: str, root: str | os.PathLike[str]) -> list[ImageSet]:
     folder = Path(root).expanduser().absolute()
     if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
         what = "a folder that cannot be read" if folder.is_dir() else "a file" if folder.exists() else "no such folder"
-        raise InputError(f"expected {loader.expects} in the data root {folder}, got {what}; give the folder that has it")
+        raise InputError(
+            f"expected {loader.expects} in the data root {folder}, got {what}; give the folder that has it"
+        )
     elsewhere = user_cache() / hashlib.sha256(str(folder).encode()).hexdigest()[:12]
     return [
         stored(
             f"{name}-{part}",
             [folder / "l2l_hyper", elsewhere],
-            signature=lambda part=part: loader.signature(folder, part),
-            build=lambda part=part: loader.contents(folder, part),
+            signature=functools.partial(loader.signature, folder, part),
+            build=functools.partial(loader.contents, folder, part),
         )
         for part in loader.parts
     ]
@@ -189,12 +193,14 @@ def _on(device: torch.device | str | None, image_set: ImageSet) -> ImageSet:
         return ImageSet(image_set.images.to(device), image_set.names, image_set.classes)
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device it does not have
         what = " ".join(str(error).split())
-        raise InputError(f"expected a device that images can be put on, got {str(device)!r}: {what}; try 'cpu'") from error
+        raise InputError(
+            f"expected a device that images can be put on, got {str(device)!r}: {what}; try 'cpu'"
+        ) from error
 
 
 def _split(name: str, image_set: ImageSet, split_seed: int) -> list[Sequence[int]]:
     """Classes of train, validation and test, in ascending order: a permutation by hash, cut in three."""
     count = len(image_set.classes)
-    train, validation = (1100, 100) if name == "omniglot" else (round(0.64 * count), round(0.16 * count))
+    train, validation = _OMNIGLOT_SPLIT if name == "omniglot" else (round(0.64 * count), round(0.16 * count))
     order = np.argsort(words(stream("split", name, split_seed), np.arange(count, dtype=np.uint64)), kind="stable")
     return [sorted(part.tolist()) for part in np.split(order, [train, train + validation])]

@@ -63,7 +63,7 @@ def user_cache() -> Path:
 def stored(
     name: str, folders: Sequence[Path], signature: Callable[[], str | None], build: Callable[[], Contents]
 ) -> ImageSet:
-    """The images called ``name``: opened from the first of ``folders`` that has them, else built into the first that can.
+    """The images called ``name``: opened from the first of ``folders`` that has them, else built into one.
 
     Files are written under a temporary name and then renamed, so readers and other builders never see half a file,
     and whichever of two builders comes second replaces the first one's file with an equal one.

@@ -7,11 +7,15 @@ global random state, the device nor the version of a library can change it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["below", "stream", "subsets", "uniform", "words"]
+from ..errors import InputError
+
+__all__ = ["below", "counters", "stream", "subsets", "uniform", "words"]
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -27,6 +31,14 @@ def stream(*address: object) -> NDArray[np.uint64]:
     """
     digest = hashlib.sha256("\x1f".join(map(str, address)).encode()).digest()
     return np.frombuffer(digest[:8], "<u8").astype(np.uint64)
+
+
+def counters(indices: Sequence[int] | NDArray[Any]) -> NDArray[np.uint64]:
+    """Episode numbers as counters of a stream; ``InputError`` unless they are one or more non-negative integers."""
+    numbers = np.asarray(indices)
+    if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu" or numbers.min() < 0:
+        raise InputError(f"expected one or more non-negative episode numbers, got {indices!r}")
+    return numbers.astype(np.uint64)
 
 
 def words(keys: NDArray[np.uint64], counters: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,12 +1,15 @@
-"""Typeset glyphs: letters and digits of many scripts drawn from the fonts that matplotlib installs, distorted at random.
+"""Typeset glyphs: letters and digits of many scripts from the fonts that matplotlib installs, distorted at random.
 
 They are no handwriting and no benchmark of the literature: an embedded default that needs no download.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import unicodedata
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,12 +73,10 @@ _WARP = 1.0
 
 def glyph_images() -> ImageSet:
     """The typeset glyphs, drawn when first asked for and kept in the user's cache folder."""
-    import matplotlib
-
     return stored(
         "glyphs",
         [user_cache()],
-        signature=lambda: f"recipe {_RECIPE}, matplotlib {matplotlib.__version__}",
+        signature=lambda: f"recipe {_RECIPE}, matplotlib {metadata.version('matplotlib')}",
         build=draw_glyphs,
     )
 
@@ -85,26 +86,36 @@ def draw_glyphs(seed: int = 0) -> Contents:
 
     The same seed and version of matplotlib give the same images.
     """
-    outlines = _outlines()
+    outline = _outliner()
+    letters = [letter for letter in _letters() if outline(letter, _COMPARED[0])]
     for face in _COMPARED:
-        outlines = _distinct(outlines, face)
+        letters = _distinct(letters, functools.partial(outline, face=face))
     rasterize = _rasterizer()
 
-    def drawings(index: int, faces: list[Outline]) -> NDArray[np.uint8]:
+    def drawings(index: int, letter: str) -> NDArray[np.uint8]:
+        faces = [found for face in _FACES if (found := outline(letter, face=face))]
         key = words(stream("glyphs", seed), np.array([index], np.uint64))
         bits = words(key, np.arange(_SAMPLES * 16, dtype=np.uint64)).reshape(_SAMPLES, 16)
         return np.stack([_draw(rasterize, faces, row) for row in bits])[:, None]
 
     return Contents(
         image_shape=(1, _SIZE, _SIZE),
-        names=[f"U+{ord(letter):04X} {unicodedata.name(letter)}" for letter in outlines],
-        counts=[_SAMPLES] * len(outlines),
-        chunks=(drawings(index, list(faces.values())) for index, faces in enumerate(outlines.values())),
+        names=[f"U+{ord(letter):04X} {unicodedata.name(letter)}" for letter in letters],
+        counts=[_SAMPLES] * len(letters),
+        chunks=itertools.starmap(drawings, enumerate(letters)),
     )
 
 
-def _outlines() -> dict[str, dict[str, Outline]]:
-    """The centered outline of every letter and digit in every face that has it, its longer side 20 pixels."""
+def _letters() -> list[str]:
+    """The letters and digits of the scripts; accented ones are left out, being a few pixels away from their base."""
+    every = (chr(code) for low, high in _SCRIPTS.values() for code in range(low, high + 1))
+    return [
+        c for c in every if unicodedata.category(c) in ("Lu", "Ll", "Lo", "Nd") and not unicodedata.decomposition(c)
+    ]
+
+
+def _outliner() -> Callable[..., Outline | None]:
+    """A function from a letter and a face to its centered outline, 20 pixels long, or ``None`` if the face lacks it."""
     import matplotlib
     from matplotlib.font_manager import FontProperties
     from matplotlib.ft2font import FT2Font
@@ -112,24 +123,19 @@ def _outlines() -> dict[str, dict[str, Outline]]:
     from matplotlib.textpath import TextPath
 
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
-    faces = {face: str(folder / f"{face}.ttf") for face in _FACES}
-    covered = {face: set(FT2Font(file).get_charmap()) for face, file in faces.items()}
+    files = {face: str(folder / f"{face}.ttf") for face in _FACES}
+    covered = {face: set(FT2Font(file).get_charmap()) for face, file in files.items()}
 
-    def outline(letter: str, face: str) -> Outline:
-        path = TextPath((0, 0), letter, size=100, prop=FontProperties(fname=faces[face]))
-        box = path.get_extents()
-        center = (box.p0 + box.p1) / 2
-        return Outline((path.vertices - center) * (_HEIGHT / max(box.width, box.height)), path.codes)
+    @functools.cache
+    def outline(letter: str, face: str) -> Outline | None:
+        if ord(letter) not in covered[face]:
+            return None
+        path = TextPath((0, 0), letter, size=100, prop=FontProperties(fname=files[face]))
+        points = np.concatenate(path.to_polygons())  # on the outline, where its vertices are control points of curves
+        low, high = points.min(axis=0), points.max(axis=0)
+        return Outline((path.vertices - (low + high) / 2) * (_HEIGHT / (high - low).max()), path.codes)
 
-    letters = [chr(code) for low, high in _SCRIPTS.values() for code in range(low, high + 1)]
-    return {
-        letter: {face: outline(letter, face) for face in _FACES if ord(letter) in covered[face]}
-        for letter in letters
-        # An accented letter decomposes into its base, and differs from it by a few pixels.
-        if unicodedata.category(letter) in ("Lu", "Ll", "Lo", "Nd")
-        and not unicodedata.decomposition(letter)
-        and ord(letter) in covered[_COMPARED[0]]
-    }
+    return outline
 
 
 def _rasterizer() -> Callable[[Outline, float], NDArray[np.uint8]]:
@@ -151,8 +157,8 @@ def _rasterizer() -> Callable[[Outline, float], NDArray[np.uint8]]:
     return rasterize
 
 
-def _distinct(outlines: dict[str, dict[str, Outline]], face: str) -> dict[str, dict[str, Outline]]:
-    """The glyphs without those that look, in ``face``, like an earlier one that stays."""
+def _distinct(letters: list[str], outline: Callable[[str], Outline | None]) -> list[str]:
+    """The letters without those that look like an earlier one that stays."""
     from scipy.ndimage import gaussian_filter
 
     rasterize = _rasterizer()
@@ -162,18 +168,18 @@ def _distinct(outlines: dict[str, dict[str, Outline]], face: str) -> dict[str, d
         flat = flat - flat.mean(axis=1, keepdims=True)
         return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
-    kept: dict[str, dict[str, Outline]] = {}
-    seen = np.empty((len(outlines), _SIZE * _SIZE))
+    kept = []
+    seen = np.empty((len(letters), _SIZE * _SIZE))
     count = 0
-    for letter, faces in outlines.items():
-        if face in faces:
-            image = gaussian_filter(rasterize(faces[face], 0.6).astype(np.float64), 0.7)
+    for letter in letters:
+        if shape := outline(letter):
+            image = gaussian_filter(rasterize(shape, 0.6).astype(np.float64), 0.7)
             shifted = unit(np.stack([np.roll(image, shift, (0, 1)) for shift in _SHIFTS]))
             if (seen[:count] @ shifted.T).max(initial=0.0) > _ALIKE:
                 continue
             seen[count] = unit(image[None])[0]
             count += 1
-        kept[letter] = faces
+        kept.append(letter)
     return kept
 
 
@@ -185,8 +191,9 @@ def _draw(
 
     outline = faces[int(below(bits[:1], np.uint64(len(faces)))[0])]
     unit = uniform(bits[1:], -1.0, 1.0)
-    wave = np.sin(outline.vertices[:, ::-1] * (0.25 + 0.1 * unit[0:2]) + np.pi * unit[2:4])
-    bent = outline.vertices + _WARP * unit[4:6] * wave
+    vertices = np.asarray(outline.vertices, np.float64)
+    wave = np.sin(vertices[:, ::-1] * (0.25 + 0.1 * unit[0:2]) + np.pi * unit[2:4])
+    bent = vertices + _WARP * unit[4:6] * wave
     turn = _ROTATION * unit[6]
     slanted = np.array([[1.0, _SLANT * unit[7]], [0.0, 1.0]]) @ np.diag(0.925 + _STRETCH * unit[8:10])
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ slanted

@@ -84,7 +84,9 @@ class Loader:
 
 
 def _by_class(
-    labels: Sequence[int] | NDArray[Any], names: Callable[[int], str], images: Callable[[NDArray[np.int64]], NDArray[Any]]
+    labels: Sequence[int] | NDArray[Any],
+    names: Callable[[int], str],
+    images: Callable[[NDArray[np.int64]], NDArray[Any]],
 ) -> Contents:
     """Contents from one label an image and a function from indices to uint8 images with channels last."""
     values = np.asarray(labels).astype(np.int64)
@@ -195,7 +197,7 @@ def _omniglot(root: Path, _: str) -> Contents:
         )
     finally:
         full_omniglot.Omniglot = original
-    # The loader numbers classes and drawings in the order the file system lists them; names give the same order everywhere.
+    # The loader numbers classes and drawings as the file system lists them, which differs from machine to machine.
     classes: dict[str, list[tuple[str, int]]] = {}
     position = 0
     for part, dataset in zip(_OMNIGLOT_PARTS, loader.dataset.datasets, strict=True):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError
-from .draws import below, stream, subsets, words
+from .draws import below, counters, stream, subsets, words
 from .episode import Episodes
 
 __all__ = ["Scale", "TensorTaskset"]
@@ -24,8 +24,8 @@ Scale = float | tuple[Sequence[float], Sequence[float]]
 class TensorTaskset:
     r"""Few-shot tasks from images held in one tensor.
 
-    Episodes are addressed by index: episode ``i`` depends only on the seed, the name of the taskset, ways, shots, queries
-    and ``i``. Sampling and iteration answer as learn2learn's ``Taskset`` does.
+    Episodes are addressed by index: episode ``i`` depends only on the seed, the name of the taskset, ways, shots,
+    queries and ``i``. Sampling and iteration answer as learn2learn's ``Taskset`` does.
 
     Args:
         images: uint8 images with shape :math:`(N, C, H, W)`, on any device, memory-mapped or not.
@@ -34,8 +34,8 @@ class TensorTaskset:
         samples: images a class, for :meth:`sample` and iteration.
         num_tasks: number of different tasks that :meth:`sample` and iteration see, or -1 for no end of new ones.
         rotations: ``"class"`` (or ``True``) turns each class of an episode by its own multiple of 90 degrees, as
-            learn2learn's ``RandomClassRotation`` is documented to do; ``"task"`` turns the whole episode by one, which is
-            what it does in learn2learn 0.2.0 (every image gets the rotation drawn for the last class).
+            learn2learn's ``RandomClassRotation`` is documented to do; ``"task"`` turns the whole episode by one, which
+            is what it does in learn2learn 0.2.0 (every image gets the rotation drawn for the last class).
         scale: what a pixel is multiplied by, or ``(mean, std)`` of every channel, in the units of ``images``.
         seed: seed of the episodes when a call gives none.
         name: name of the split; tasksets of different names draw different episodes from the same seed.
@@ -135,7 +135,13 @@ class TensorTaskset:
         )
 
     def batch(
-        self, indices: Sequence[int] | NDArray[Any], *, shots: int, queries: int, ways: int | None = None, seed: int | None = None
+        self,
+        indices: Sequence[int] | NDArray[Any],
+        *,
+        shots: int,
+        queries: int,
+        ways: int | None = None,
+        seed: int | None = None,
     ) -> Episodes:
         """The episodes called ``indices``: the same ones whatever else is in the batch.
 
@@ -150,9 +156,10 @@ class TensorTaskset:
             InputError: for more ways than classes, or more shots and queries than images a class.
         """
         ways = self.ways if ways is None else ways
-        _, picks, turns = self._draw(_counters(indices), ways, shots, queries, seed)
+        _, picks, turns = self._draw(counters(indices), ways, shots, queries, seed)
         support_labels, query_labels = (
-            torch.arange(ways, device=self.device).repeat_interleave(each).repeat(len(picks), 1) for each in (shots, queries)
+            torch.arange(ways, device=self.device).repeat_interleave(each).repeat(len(picks), 1)
+            for each in (shots, queries)
         )
         return Episodes(
             support=self._gather(picks[:, :, :shots], turns),
@@ -173,7 +180,7 @@ class TensorTaskset:
     ) -> str:
         """SHA-256 of the classes and of the image numbers and rotations of the first ``count`` episodes."""
         ways = self.ways if ways is None else ways
-        classes, picks, turns = self._draw(_counters(range(count)), ways, shots, queries, seed)
+        classes, picks, turns = self._draw(counters(range(count)), ways, shots, queries, seed)
         digest = hashlib.sha256("\x1f".join(self.class_names or []).encode())
         for numbers in (self._sizes, self._members, classes, self._members[picks], turns):
             digest.update(np.ascontiguousarray(numbers).astype("<i8").tobytes())
@@ -216,31 +223,33 @@ class TensorTaskset:
         )
 
     def _task(self, index: int) -> tuple[Tensor, Tensor]:
-        classes, picks, turns = self._draw(_counters([index]), self.ways, self.samples, 0, None)
+        classes, picks, turns = self._draw(counters([index]), self.ways, self.samples, 0, None)
         labels = np.argsort(classes[0])  # position of each class, in the order of the taskset, among the drawn ones
         x = self._gather(picks[:, labels], turns[:, labels])[0]
         return x, torch.from_numpy(labels).to(self.device).repeat_interleave(self.samples)
 
     def _check(self, ways: int, shots: int, queries: int) -> None:
         if ways < 1 or shots < 1 or queries < 0:
-            raise InputError(f"expected positive ways and samples a class, got ways={ways}, shots={shots}, queries={queries}")
+            raise InputError(
+                f"expected positive ways and samples a class, got ways={ways}, shots={shots}, queries={queries}"
+            )
         if ways > self.num_classes:
             raise InputError(
                 f"{self.name or 'the taskset'} has {self.num_classes} classes, got ways={ways}; ask for fewer ways"
             )
         if shots + queries > self.samples_per_class:
             raise InputError(
-                f"{self.name or 'the taskset'} has {self.samples_per_class} images a class, got {shots + queries} samples "
-                f"a class (shots + queries); ask for fewer"
+                f"{self.name or 'the taskset'} has {self.samples_per_class} images a class, "
+                f"got {shots + queries} samples a class (shots + queries); ask for fewer"
             )
 
     def _draw(
-        self, counters: NDArray[np.uint64], ways: int, shots: int, queries: int, seed: int | None
+        self, numbers: NDArray[np.uint64], ways: int, shots: int, queries: int, seed: int | None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Classes (T, ways), positions in ``_members`` (T, ways, shots + queries) and quarter turns (T, ways)."""
         self._check(ways, shots, queries)
         seed = self.seed if seed is None else seed
-        episodes = words(stream("episode", seed, self.name, ways, shots, queries), counters)
+        episodes = words(stream("episode", seed, self.name, ways, shots, queries), numbers)
         each = shots + queries
         bits = words(episodes[:, None], np.arange(ways * (each + 2), dtype=np.uint64))
         classes = subsets(bits[:, :ways], np.full(len(bits), self.num_classes))
@@ -286,13 +295,7 @@ def _members(
     if not members or min(map(len, members)) == 0:
         raise InputError("expected at least one class and at least one image a class; leave empty classes out")
     if min(m.min() for m in members) < 0 or max(m.max() for m in members) >= count:
-        raise InputError(f"expected image indices from 0 to {count - 1}, got others; check the classes against the images")
+        raise InputError(
+            f"expected image indices from 0 to {count - 1}, got others; check the classes against the images"
+        )
     return members
-
-
-def _counters(indices: Sequence[int] | NDArray[Any]) -> NDArray[np.uint64]:
-    """Episode numbers as hash counters."""
-    numbers = np.arange(indices.start, indices.stop, indices.step) if isinstance(indices, range) else np.asarray(indices)
-    if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iu" or numbers.min() < 0:
-        raise InputError(f"expected one or more non-negative episode numbers, got {indices!r}")
-    return numbers.astype(np.uint64)

@@ -1,0 +1,160 @@
+"""The package as a user meets it: what importing it costs, what it declares, what ``make install`` says."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import l2l_hyper
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    # -W default: a library's warning would be seen on stderr, as it may be by a user.
+    command = [sys.executable, "-W", "default", "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_import_is_quiet_and_light() -> None:
+    """Nothing is printed, and nothing is imported but torch, what torch imports, and the standard library."""
+    done = python(
+        "import sys, torch; before = set(sys.modules); import l2l_hyper; new = set(sys.modules) - before\n"
+        "roots = {name.split('.')[0] for name in new} - sys.stdlib_module_names\n"
+        "sys.exit(0 if roots == {'l2l_hyper'} else f'also imported: {sorted(roots)}')"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = python("import sys, l2l_hyper; print(*sys.modules)")
+    heavy = {"gym", "higher", "learn2learn", "matplotlib", "rich", "scipy", "torchvision", "typer"}
+    assert heavy.isdisjoint(done.stdout.split())
+    assert done.stderr == ""
+
+
+def test_import_takes_no_longer_than_torch() -> None:
+    """Beside importing torch, which takes seconds, importing the package is not noticed."""
+    done = python(
+        "import time; start = time.perf_counter(); import torch; middle = time.perf_counter(); import l2l_hyper\n"
+        "print(middle - start, time.perf_counter() - middle)"
+    )
+    of_torch, beyond = map(float, done.stdout.split())
+    assert beyond < 0.25 * of_torch
+
+
+def test_version_is_told_the_same_everywhere() -> None:
+    version = l2l_hyper.__version__
+    assert importlib.metadata.version("l2l-hyper") == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert version in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_command_line_is_declared() -> None:
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="l2l-hyper")
+    assert script.value == "l2l_hyper.compare.cli:main"
+    assert callable(script.load())
+
+
+def test_files_beside_the_code_are_packaged() -> None:
+    """Every file in the package that is not Python is one of the kinds that setup.cfg ships."""
+    declared = re.search(r"\[options\.package_data\]\n\* = (.*)\n", (ROOT / "setup.cfg").read_text(encoding="utf-8"))
+    assert declared is not None
+    patterns = declared[1].split(", ")
+    files = [path for path in (ROOT / "l2l_hyper").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert ROOT / "l2l_hyper" / "py.typed" in files
+    assert [p.name for p in files if p.suffix != ".py" and not any(p.match(pattern) for pattern in patterns)] == []
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a copy of the Makefile in ``folder``, free of the make that may be running these tests."""
+    for name in ("Makefile", "setup.cfg", "pyproject.toml"):
+        if not (folder / name).exists():
+            shutil.copy2(ROOT / name, folder)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = [shutil.which("make") or "make", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=inherited | environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def script(path: Path, body: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def pretend(path: Path, *statements: str) -> Path:
+    """A Python that runs ``statements`` before what ``-c`` gives it, and can do nothing else."""
+    prelude = "; ".join(["import sys, sysconfig", *statements])
+    return script(path, f'[ "$1" = -c ] || exit 9\nexec {sys.executable} -c "{prelude}\n$2"')
+
+
+@needs_make
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        (
+            "sys.version_info = (3, 9, 18)",
+            r"needs Python 3\.10 to 3\.13, \S+ is 3\.9; name another: make install PYTHON=",
+        ),
+        (
+            "sys.version_info = (3, 14, 0)",
+            r"needs Python 3\.10 to 3\.13, \S+ is 3\.14; name another: make install PYTHON=",
+        ),
+        ("sys.modules['pip'] = None", r"lacks pip or venv; install them"),
+        ("sysconfig.get_paths = lambda: {'include': '/nowhere'}", r"no /nowhere/Python\.h.*; install the headers"),
+    ],
+)
+def test_install_says_what_is_missing(tmp_path: Path, statement: str, expected: str) -> None:
+    """One line says what was expected, what arrived and what to try; nothing is left behind."""
+    statements = [statement]
+    if not statement.startswith("sys.version_info"):
+        statements.append("sys.version_info = (3, 12, 0)")
+    done = make(tmp_path, "install", f"PYTHON={pretend(tmp_path / 'bin' / 'python', *statements)}")
+    said, of_make = done.stderr.strip().splitlines()
+    assert re.search(expected, said)
+    assert of_make.startswith("make: ***")
+    assert done.returncode != 0
+    assert not (tmp_path / ".venv").exists()
+
+
+@needs_make
+def test_install_without_python_or_compiler(tmp_path: Path) -> None:
+    done = make(tmp_path, "install", "PYTHON=python-that-is-not-there")
+    assert "no python-that-is-not-there found; name a Python 3.10 to 3.13" in done.stderr
+    done = make(tmp_path, "install", f"PYTHON={pretend(tmp_path / 'bin' / 'python')}", PATH=str(tmp_path / "empty"))
+    assert "no C compiler found" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+@needs_make
+def test_install_is_reused_until_what_it_reads_changes(tmp_path: Path) -> None:
+    """A second run installs nothing; one after setup.cfg has changed installs again, into the same environment."""
+    log = tmp_path / "log"
+    script(tmp_path / ".venv" / "bin" / "uv", f'echo "$@" >> {log}')
+    script(tmp_path / ".venv" / "bin" / "python", "echo Python 3.12.0")
+    for _ in range(2):
+        done = make(tmp_path, "install")
+        assert done.returncode == 0, done.stderr
+        assert "installed: .venv is ready (Python 3.12.0)" in done.stdout
+    assert log.read_text(encoding="utf-8") == "pip install --python .venv/bin/python --editable .[dev]\n"
+    os.utime(tmp_path / ".venv" / ".installed", (0, 0))
+    make(tmp_path, "install")
+    assert len(log.read_text(encoding="utf-8").splitlines()) == 2
+
+
+@needs_make
+def test_a_failed_install_is_tried_again(tmp_path: Path) -> None:
+    script(tmp_path / ".venv" / "bin" / "uv", "exit 3")
+    script(tmp_path / ".venv" / "bin" / "python", "echo Python 3.12.0")
+    assert make(tmp_path, "install").returncode != 0
+    assert not (tmp_path / ".venv" / ".installed").exists()
