@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ __all__ = [
     "update_running",
 ]
 
+M = TypeVar("M", bound=nn.Module)
 Normalization = Literal["support", "transductive", "running"]
 """Which statistics a normalization layer uses, see :class:`TaskNorm`."""
 
@@ -41,10 +42,11 @@ class TaskNorm(nn.Module):
     - ``"running"``: of the batch while training, running averages in evaluation, as :class:`torch.nn.BatchNorm2d`.
 
     It is written with :func:`torch.var_mean` because second-order gradients through ``torch.func.vmap`` over
-    :class:`torch.nn.BatchNorm2d` are silently wrong, and it never changes a buffer while it runs: under ``vmap`` each task
-    has its own statistics, and :func:`update_running` takes them up afterwards.
+    :class:`torch.nn.BatchNorm2d` are silently wrong, and it never changes a buffer while it runs: under ``vmap`` each
+    task has its own statistics, and :func:`update_running` takes them up afterwards.
 
-    See Bronskill et al. 2020, "TaskNorm: Rethinking Batch Normalization for Meta-Learning", https://arxiv.org/abs/2003.03284.
+    See Bronskill et al. 2020, "TaskNorm: Rethinking Batch Normalization for Meta-Learning",
+    https://arxiv.org/abs/2003.03284.
 
     Args:
         channels: number of channels C.
@@ -136,14 +138,17 @@ def convert_norm(module: nn.Module, mode: Normalization) -> nn.Module:
     return module
 
 
-def share_copy(module: nn.Module, *, copy_buffers: bool, _memo: dict[int, nn.Module] | None = None) -> nn.Module:
+def share_copy(module: M, *, copy_buffers: bool) -> M:
     """Copy the tree of modules and leave every parameter the very same tensor.
 
     Args:
         module: the module to copy.
         copy_buffers: whether buffers are cloned or shared.
     """
-    memo = {} if _memo is None else _memo
+    return _share_copy(module, copy_buffers, {})
+
+
+def _share_copy(module: M, copy_buffers: bool, memo: dict[int, Any]) -> M:
     if id(module) in memo:
         return memo[id(module)]
     copied = memo[id(module)] = module.__new__(type(module))
@@ -151,7 +156,7 @@ def share_copy(module: nn.Module, *, copy_buffers: bool, _memo: dict[int, nn.Mod
     for name, buffer in module._buffers.items():
         copied._buffers[name] = buffer.clone() if copy_buffers and buffer is not None else buffer
     for name, child in module._modules.items():
-        copied._modules[name] = None if child is None else share_copy(child, copy_buffers=copy_buffers, _memo=memo)
+        copied._modules[name] = None if child is None else _share_copy(child, copy_buffers, memo)
     return copied
 
 
@@ -172,8 +177,9 @@ def slots(module: nn.Module) -> dict[str, list[str]]:
 def call(module: nn.Module, weights: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
     """Call ``module`` with some of its parameters or buffers replaced: the one bridge from weights to modules.
 
-    ``torch.func.functional_call`` does the work.  Its own handling of tied weights is left off: where the tree holds one layer
-    twice, as ``l2l.vision.models.OmniglotCNN`` does, it replaces the tensor twice and leaves the replacement in the module.
+    ``torch.func.functional_call`` does the work.  Its own handling of tied weights is left off: where the tree holds
+    one layer twice, as ``l2l.vision.models.OmniglotCNN`` does, it replaces the tensor twice and leaves the
+    replacement in the module.
     """
     places = slots(module)
     replaced = {place: value for name, value in weights.items() for place in places.get(name, [name])}
@@ -213,7 +219,7 @@ def recorded_statistics(module: nn.Module) -> Statistics:
 
 @torch.no_grad()
 def update_running(module: nn.Module, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    """Take statistics with a leading task dimension, shape ``(T, C)``, into the running averages of ``"running"`` layers.
+    """Take the statistics of T tasks, of shape ``(T, C)``, into the running averages of ``"running"`` layers.
 
     Only layers in training mode change.  The variance of the pooled batch is the mean of the tasks' variances plus the
     variance of their means.

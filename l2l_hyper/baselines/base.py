@@ -22,7 +22,7 @@ class Episodic(nn.Module):
     one_by_one: bool = False
 
     def adapt(self, support: Tensor, labels: Tensor) -> Any:
-        """Adapt to T tasks from samples ``(T, N, ...)`` and labels ``(T, N)``; what it returns goes to :meth:`predict`."""
+        """Adapt to T tasks from samples ``(T, N, ...)`` and labels ``(T, N)``; the result goes to :meth:`predict`."""
         raise NotImplementedError
 
     def predict(self, adapted: Any, query: Tensor) -> Tensor:

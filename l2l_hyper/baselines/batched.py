@@ -13,8 +13,8 @@ __all__ = ["Batched"]
 class Batched(Episodic):
     """A learner adapted for a number of steps.
 
-    With ``HyperAdapter(start="gradient", generate=["*"], residual=False)`` this is MAML, with the last layer only ANIL, with
-    ``start="prototype"`` ProtoNet: the tests hold them equal to learn2learn's in value and gradient.
+    With ``HyperAdapter(start="gradient", generate=["*"], residual=False)`` this is MAML, with the last layer only
+    ANIL, with ``start="prototype"`` ProtoNet: the tests hold them equal to learn2learn's in value and gradient.
     """
 
     def __init__(self, learner: Learner, *, steps: int = 1) -> None:

@@ -61,7 +61,7 @@ class MAML(Episodic):
 
 
 class ANIL(Episodic):
-    """Raghu et al. 2020, https://arxiv.org/abs/1909.09157: MAML on the last layer, as learn2learn's ANIL scripts write it.
+    """Raghu et al. 2020, https://arxiv.org/abs/1909.09157: MAML on the last layer, as learn2learn's scripts do it.
 
     Args:
         features: the network up to its last layer.

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _complain(str(error))
     except _UsageError as error:
         command = error.ctx.command_path if error.ctx else "l2l-hyper"
-        code = _complain(f"{error.format_message()} Try `{command} --help`.")
+        code = _complain(f"{error.format_message().rstrip('. ')}: try `{command} --help`")
     except typer.Abort:
         code = 130
     sys.exit(code)

@@ -67,7 +67,8 @@ def learning_curves_figure(summary: Summary, records: Sequence[Record]) -> Figur
         axes.grid(alpha=0.3)
         axes.set_xlim(left=0)
         axes.spines[["top", "right"]].set_visible(False)
-    by_seconds.legend(frameon=False, loc="lower right")
+    if by_seconds.lines:
+        by_seconds.legend(frameon=False, loc="lower right")
     figure.suptitle(
         f"{experiment.tasksets}, {experiment.ways}-way {experiment.shots}-shot, mean and range of the seeds; "
         f"chance {100 / experiment.ways:.3g} %"

@@ -73,13 +73,13 @@ def open_folder(out: Path, experiment: Experiment) -> Iterator[Path]:
         raise InputError(f"expected a folder to write into, got {out} ({error.strerror}): try another --out") from error
     if not os.access(out, os.W_OK):
         raise InputError(f"expected a folder to write into, got {out} (no permission): try another --out")
+    for record in read_records(out):
+        _require_same(out, record.run.experiment, experiment)
     pin = out / "experiment.json"
     created = create_once(pin, to_json({"schema": SCHEMA, "experiment": asdict(experiment)}))
     try:
         if not created:
             _require_same(out, _read_pin(pin), experiment)
-        for record in read_records(out):
-            _require_same(out, record.run.experiment, experiment)
         yield out
     except BaseException:
         if created and [path for path in out.rglob("*") if path.is_file()] == [pin]:

@@ -58,8 +58,9 @@ def episode_interval(accuracies: ArrayLike, *, confidence: float = 0.95) -> Inte
     Episodes are the same for every seed, so an episode is averaged over seeds first: the interval says how
     sure the mean of these trained models is, not how far another training run would land.
 
-    >>> episode_interval([[0.0, 1.0, 1.0, 1.0]])
-    Interval(mean=0.75, half_width=0.7956...)
+    >>> interval = episode_interval([[0.0, 1.0, 1.0, 1.0]])
+    >>> f"{interval.mean} ± {interval.half_width:.3f}"
+    '0.75 ± 0.796'
     """
     return _t_interval(_table(accuracies).mean(axis=0), confidence)
 
@@ -67,8 +68,8 @@ def episode_interval(accuracies: ArrayLike, *, confidence: float = 0.95) -> Inte
 def seed_spread(accuracies: ArrayLike, *, confidence: float = 0.95) -> SeedSpread:
     """Spread of the seeds' mean accuracies, with ``accuracies`` of shape ``(seeds, episodes)``.
 
-    >>> seed_spread([[0.5, 0.7], [0.7, 0.9]])
-    SeedSpread(seeds=2, std=0.1414..., half_width=1.2706...)
+    >>> round(seed_spread([[0.5, 0.7], [0.7, 0.9]]).std, 4)
+    0.1414
     """
     means = _table(accuracies).mean(axis=1)
     if len(means) < 2:
@@ -84,8 +85,9 @@ def paired_difference(method: ArrayLike, baseline: ArrayLike, *, confidence: flo
     Raises:
         ValueError: when the numbers of episodes differ.
 
-    >>> paired_difference([0.8, 0.9, 1.0], [0.7, 0.9, 0.7])
-    PairedDifference(mean=0.133..., half_width=0.379..., p_value=0.269...)
+    >>> difference = paired_difference([0.8, 0.9, 1.0], [0.7, 0.9, 0.7])
+    >>> f"{difference.mean:.3f} ± {difference.half_width:.3f}, p = {difference.p_value:.3f}"
+    '0.133 ± 0.379, p = 0.270'
     """
     first, second = _table(method).mean(axis=0), _table(baseline).mean(axis=0)
     if len(first) != len(second):
@@ -108,8 +110,9 @@ def paired_difference_over_seeds(
     Raises:
         ValueError: when the shapes differ.
 
-    >>> paired_difference_over_seeds([[0.8, 1.0], [0.6, 1.0]], [[0.7, 0.9], [0.5, 0.7]])
-    Interval(mean=0.15..., half_width=0.635...)
+    >>> interval = paired_difference_over_seeds([[0.8, 1.0], [0.6, 1.0]], [[0.7, 0.9], [0.5, 0.7]])
+    >>> f"{interval.mean:.2f} ± {interval.half_width:.3f}"
+    '0.15 ± 0.635'
     """
     first, second = _table(method), _table(baseline)
     if first.shape != second.shape:

@@ -32,9 +32,10 @@ class Backbone:
     def __call__(self, ways: int, hidden: int, image_shape: tuple[int, int, int]) -> nn.Module:
         """The network for a number of ways; raises :class:`InputError` for images it cannot read."""
         if tuple(image_shape) != self.image_shape:
+            fitting = [b.name for b in BACKBONES.values() if b.image_shape == tuple(image_shape)]
             raise InputError(
-                f"backbone {self.name!r} reads images of shape {self.image_shape}, the tasksets hold {tuple(image_shape)}; "
-                f"try one of {', '.join(b.name for b in BACKBONES.values() if b.image_shape == tuple(image_shape)) or 'none'}"
+                f"backbone {self.name!r} reads images of shape {self.image_shape}, these tasksets hold "
+                f"{tuple(image_shape)}; try {' or '.join(fitting) or 'other tasksets'}"
             )
         return self.build(ways, hidden)
 
@@ -50,7 +51,9 @@ def _cnn4(ways: int, hidden: int) -> nn.Module:
 BACKBONES: dict[str, Backbone] = {
     backbone.name: backbone
     for backbone in (
-        Backbone("omniglot-cnn", "l2l.vision.models.OmniglotCNN, four 3x3 stride-2 convolutions", (1, 28, 28), _omniglot_cnn),
+        Backbone(
+            "omniglot-cnn", "l2l.vision.models.OmniglotCNN, four 3x3 stride-2 convolutions", (1, 28, 28), _omniglot_cnn
+        ),
         Backbone("cnn4", "l2l.vision.models.CNN4, four 3x3 convolutions with max-pooling", (3, 84, 84), _cnn4),
     )
 }

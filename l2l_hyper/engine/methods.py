@@ -89,9 +89,7 @@ def _protonet(model: nn.Module, options: Options, normalization: Normalization) 
 
 
 def _gradient_start(model: nn.Module, generate: Any, lr: float, steps: int, normalization: Normalization) -> Episodic:
-    learner = HyperAdapter(
-        model, lr, start="gradient", generate=generate, residual=False, normalization=normalization
-    )
+    learner = HyperAdapter(model, lr, start="gradient", generate=generate, residual=False, normalization=normalization)
     return Batched(learner, steps=steps)
 
 

@@ -56,8 +56,8 @@ def train_and_test(
 ) -> dict[str, Any]:
     """Train one method with one seed, select its weights on validation episodes, test them.
 
-    The loss of an iteration is the sum over episodes of the mean query cross-entropy, its gradient divided by the number of
-    episodes, as learn2learn's scripts have it; Adam with a cosine schedule for every method.  A checkpoint is
+    The loss of an iteration is the sum over episodes of the mean query cross-entropy, its gradient divided by the
+    number of episodes, as learn2learn's scripts have it; Adam with a cosine schedule for every method.  A checkpoint is
     written at each look at the validation episodes, and the same call goes on from there.
 
     Args:
@@ -191,10 +191,14 @@ class _Trainer:
     def _not_finite(self, loss: float, episodes: Episodes) -> str:
         bad = [i for i, one in enumerate(episodes) if not (one.support.isfinite().all() and one.query.isfinite().all())]
         where = f"the images of episode {bad[0]} of the batch are not finite" if bad else "the images are finite"
-        kept = f"the checkpoint of iteration {self._last_saved()} stays" if self.checkpoint.exists() else "no checkpoint yet"
+        kept = (
+            f"the checkpoint of iteration {self._last_saved()} stays"
+            if self.checkpoint.exists()
+            else "no checkpoint yet"
+        )
         return (
-            f"{self.run.name}: expected a finite loss, got {loss} at iteration {self.state.iteration} ({where}); {kept}; "
-            "try a smaller learning rate"
+            f"{self.run.name}: expected a finite loss, got {loss} at iteration {self.state.iteration} ({where}); "
+            f"{kept}; try a smaller learning rate"
         )
 
     def _last_saved(self) -> int:
@@ -251,7 +255,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"expected a device that is there, got {name!r} ({str(error).splitlines()[0]}); try cpu") from error
+        raise InputError(
+            f"expected a device that is there, got {name!r} ({str(error).splitlines()[0]}); try cpu"
+        ) from error
     return device
 
 
@@ -268,7 +274,12 @@ def _tasksets(run: Run, data_root: str | Path, device: torch.device) -> tuple[Be
         split_seed=e.split_seed,
     )
     shared = manifest(
-        tasksets, name=e.tasksets, ways=e.ways, shots=e.shots, queries=e.queries, split_seed=e.split_seed,
+        tasksets,
+        name=e.tasksets,
+        ways=e.ways,
+        shots=e.shots,
+        queries=e.queries,
+        split_seed=e.split_seed,
         episodes=e.test_episodes,
     )
     return tasksets, shared
@@ -277,7 +288,7 @@ def _tasksets(run: Run, data_root: str | Path, device: torch.device) -> tuple[Be
 def _backbone(run: Run, tasksets: BenchmarkTasksets) -> nn.Module:
     e = run.experiment
     torch.manual_seed(run.seed)
-    np.random.seed(run.seed)  # learn2learn draws some initial weights with scipy, from numpy's global state
+    np.random.seed(run.seed)  # noqa: NPY002 - learn2learn draws some initial weights with scipy, from numpy's global state
     return BACKBONES[e.backbone](e.ways, e.hidden, tasksets.train.image_shape)
 
 

@@ -65,7 +65,7 @@ class DeepSets(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Multi-head attention of queries ``(*, M, E)`` to keys ``(*, N, E)``, with an additive bias ``(*, heads, M, N)``."""
+    """Multi-head attention of queries ``(*, M, E)`` to keys ``(*, N, E)``, with a bias ``(*, heads, M, N)``."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -133,8 +133,8 @@ class SetAttention(nn.Module):
 class ClassAttention(nn.Module):
     r"""One embedding a class: class tokens attend to the support samples, then to each other.
 
-    The label enters only as a learned bias of the attention of class k to sample n, :math:`a\,y_{nk} + b\,p_{nk}`, where
-    y are the targets and p the predictions of the weights so far.  Relabelling the classes therefore permutes the
+    The label enters only as a learned bias of the attention of class k to sample n, :math:`a\,y_{nk} + b\,p_{nk}`,
+    where y are the targets and p the predictions of the weights so far.  Relabelling the classes therefore permutes the
     embeddings and nothing else; ways and shots are free.
 
     Shape:

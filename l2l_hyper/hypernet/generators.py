@@ -34,7 +34,9 @@ class Generator(nn.Module):
             raise InputError(f"init must be 'hyperfan-in', 'hyperfan-out' or 'zero', got {init!r}")
         self.target = target
         self.init = init
-        std = torch.ones(target.numel) if init == "zero" else hyperfan_std(target, "in" if init.endswith("in") else "out")
+        std = (
+            torch.ones(target.numel) if init == "zero" else hyperfan_std(target, "in" if init.endswith("in") else "out")
+        )
         self.register_buffer("std", std)
 
     def _start_linear(self, linear: nn.Linear, input_variance: float) -> nn.Linear:
@@ -137,15 +139,15 @@ class LowRank(Generator):
 class FeatureWise(Generator):
     r"""Feature-wise affine change of weights that exist: one scale an output feature, and a shift for biases.
 
-    :math:`\Delta W_o = \gamma_o W_o` and :math:`\Delta b_o = \gamma_o b_o + \beta_o`; a change of the layer's output as in
-    Perez et al. 2018, "FiLM", https://arxiv.org/abs/1709.07871.
+    :math:`\Delta W_o = \gamma_o W_o` and :math:`\Delta b_o = \gamma_o b_o + \beta_o`; a change of the layer's output
+    as in Perez et al. 2018, "FiLM", https://arxiv.org/abs/1709.07871.
     """
 
     def __init__(self, in_features: int, target: Target) -> None:
         super().__init__(target, "zero")
         gains = {f"{name}.gain": shape[:1] for name, shape in target.shapes.items()}
         shifts = {f"{name}.shift": shape for name, shape in target.shapes.items() if len(shape) == 1}
-        self._parts = Target(gains | shifts)
+        self._parts = Target({**gains, **shifts})
         self.linear = self._start_linear(nn.Linear(in_features, self._parts.numel), 1.0)
 
     def forward(self, embedding: Tensor, base: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

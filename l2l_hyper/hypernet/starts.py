@@ -22,9 +22,9 @@ class Start(nn.Module):
         features: D, the inputs of the last layer.
         lr: inner learning rate, for the start that takes a gradient step.
 
-    A start with ``uses_base`` begins at the network's own weights; one without it computes the last layer from the support set
-    alone and leaves other generated weights as they are.  One with ``uses_gradient`` takes a step each time a task is
-    adapted; the others only the first time.
+    A start with ``uses_base`` begins at the network's own weights; one without it computes the last layer from the
+    support set alone and leaves other generated weights as they are.  One with ``uses_gradient`` takes a step each
+    time a task is adapted; the others only the first time.
     """
 
     uses_base: ClassVar[bool] = False
@@ -64,8 +64,8 @@ class BaseStart(Start):
 class GradientStart(Start):
     r"""One gradient step, :math:`W_0 - \alpha\,\partial L/\partial W`: one inner step of MAML on the generated weights.
 
-    With only the last layer generated it is ANIL's.  See Finn et al. 2017, https://arxiv.org/abs/1703.03400, and Raghu et al.
-    2020, https://arxiv.org/abs/1909.09157.
+    With only the last layer generated it is ANIL's.  See Finn et al. 2017, https://arxiv.org/abs/1703.03400, and
+    Raghu et al. 2020, https://arxiv.org/abs/1909.09157.
     """
 
     uses_base = True
@@ -89,8 +89,9 @@ class GradientStart(Start):
 class PrototypeStart(Start):
     r"""Prototypical Network as a linear layer: :math:`w_c = 2\tau\mu_c,\; b_c = -\tau\lVert\mu_c\rVert^2`.
 
-    :math:`\mu_c` is the mean feature of class c and :math:`\tau` a learned temperature that starts at 1, where the outputs are
-    minus the squared distances up to a constant a sample.  See Snell et al. 2017, https://arxiv.org/abs/1703.05175.
+    :math:`\mu_c` is the mean feature of class c and :math:`\tau` a learned temperature that starts at 1, where the
+    outputs are minus the squared distances up to a constant a sample.  See Snell et al. 2017,
+    https://arxiv.org/abs/1703.05175.
     """
 
     needs_classes = True
@@ -109,13 +110,15 @@ class PrototypeStart(Start):
 class GaussianStart(Start):
     r"""Bayes classifier under Gaussian classes with shared covariances (PLDA), all of them learned.
 
-    Features of class k are :math:`N(\mu_k, \Lambda^{-1})` and class means :math:`N(m, \Psi\Lambda^{-1})`, both diagonal.  From K
-    shots with mean :math:`\bar x_k` the posterior mean and the predictive variance, in units of the within-class variance, are
+    Features of class k are :math:`N(\mu_k, \Lambda^{-1})` and class means :math:`N(m, \Psi\Lambda^{-1})`, both
+    diagonal.  From K shots with mean :math:`\bar x_k` the posterior mean and the predictive variance, in units of the
+    within-class variance, are
 
     .. math:: c_k = m + r_K (\bar x_k - m), \quad v_K = 1 + \psi/(K\psi + 1), \quad r_K = K\psi/(K\psi + 1)
 
-    and the outputs are :math:`2\log N(x; c_k, v_K\Lambda^{-1})` less what all classes share when they have the same number of
-    shots.  At :math:`\Lambda = 1, \psi\to\infty` they are those of the prototype start, times :math:`K/(K+1)`.
+    and the outputs are :math:`2\log N(x; c_k, v_K\Lambda^{-1})` less what all classes share when they have the same
+    number of shots.  At :math:`\Lambda = 1, \psi\to\infty` they are those of the prototype start, times
+    :math:`K/(K+1)`.
 
     See Ioffe 2006, "Probabilistic Linear Discriminant Analysis".
     """
@@ -142,8 +145,8 @@ class GaussianStart(Start):
 class RidgeStart(Start):
     r"""Closed-form ridge regression to the targets, with a learned penalty and scale (R2-D2).
 
-    :math:`W = \tau\,H^\top (H H^\top + \lambda I)^{-1} Y` on features with a constant one appended, solved in the smaller of
-    the two forms.  See Bertinetto et al. 2019, https://arxiv.org/abs/1805.08136.
+    :math:`W = \tau\,H^\top (H H^\top + \lambda I)^{-1} Y` on features with a constant one appended, solved in the
+    smaller of the two forms.  See Bertinetto et al. 2019, https://arxiv.org/abs/1805.08136.
     """
 
     def __init__(self, names: Sequence[str], features: int, lr: float) -> None:

@@ -106,7 +106,10 @@ class Learner(nn.Module):
             return getattr(self.__dict__["_modules"]["module"], name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_seen": []}  # a record of a forward pass holds a graph, which neither copies nor pickles
+        return {
+            **self.__dict__,
+            "_seen": [],
+        }  # a record of a forward pass holds a graph, which neither copies nor pickles
 
     @property
     def head(self) -> nn.Linear:
@@ -115,7 +118,9 @@ class Learner(nn.Module):
 
     # The pure functions, on a batch of tasks ---------------------------------------------------------------------
 
-    def update(self, support: Support, observe: Callable[[dict[str, Tensor]], Support], first: bool) -> dict[str, Tensor]:
+    def update(
+        self, support: Support, observe: Callable[[dict[str, Tensor]], Support], first: bool
+    ) -> dict[str, Tensor]:
         """New weights for a batch of tasks.
 
         Args:
@@ -176,7 +181,9 @@ class Learner(nn.Module):
         inside = outside or self.start_takes_gradients
         if inside and not outside:
             frozen = self._frozen()
-            state = replace(state, weights={n: w.detach().requires_grad_(n not in frozen) for n, w in state.weights.items()})
+            state = replace(
+                state, weights={n: w.detach().requires_grad_(n not in frozen) for n, w in state.weights.items()}
+            )
         with torch.set_grad_enabled(inside):
             outputs, features, statistics = observe(state.weights)
             targets, delta = self._explicit_signal(outputs, labels, ways)
@@ -269,19 +276,22 @@ class Learner(nn.Module):
             ways: with ``support``, number of classes; defaults to the outputs of the network's last layer.
 
         Raises:
-            InputError: if there is no forward pass to adapt from, if the loss does not depend on the outputs of exactly one, if
-                it is not finite, or if labels lie outside the ways.
+            InputError: if there is no forward pass to adapt from, if the loss does not depend on the outputs of
+                exactly one, if it is not finite, or if labels lie outside the ways.
         """
         before = self.first_order, self.allow_unused, self.allow_nograd
         self._override(first_order, allow_unused, allow_nograd)
         try:
-            if (loss is None) == (support is None):
-                raise InputError("adapt needs either a loss or support=(x, y), " + ("got both" if support else "got neither"))
             if self._frozen() and not self.allow_nograd:
                 raise InputError(
                     f"generated weights must require gradients, {self._frozen()[0]!r} does not; try allow_nograd=True"
                 )
-            self._state = self._adapt_to_loss(loss) if loss is not None else self._adapt_to_support(*support, ways)  # type: ignore[misc]
+            if loss is not None and support is None:
+                self._state = self._adapt_to_loss(loss)
+            elif support is not None and loss is None:
+                self._state = self._adapt_to_support(*support, ways)
+            else:
+                raise InputError(f"adapt needs a loss or support=(x, y), got {'both' if support else 'neither'}")
             self._seen = []
         finally:
             self.first_order, self.allow_unused, self.allow_nograd = before
@@ -289,7 +299,7 @@ class Learner(nn.Module):
     def clone(
         self: L, first_order: bool | None = None, allow_unused: bool | None = None, allow_nograd: bool | None = None
     ) -> L:
-        """A learner for one task: it shares the meta-parameters, to which gradients flow, and nothing that can change."""
+        """A learner for one task, sharing the meta-parameters, to which gradients flow, and nothing that changes."""
         copied = share_copy(self, copy_buffers=True)
         copied._seen = []
         copied._override(first_order, allow_unused, allow_nograd)
@@ -343,7 +353,9 @@ class Learner(nn.Module):
                 "torch.no_grad() use adapt(support=(x, y))"
             )
         if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise InputError(f"expected a scalar loss, got {getattr(loss, 'shape', type(loss).__name__)}; try loss.mean()")
+            raise InputError(
+                f"expected a scalar loss, got {getattr(loss, 'shape', type(loss).__name__)}; try loss.mean()"
+            )
         if not torch.isfinite(loss):
             raise InputError(f"expected a finite loss, got {loss.item()}; look at the inputs and the learning rate")
         deltas: tuple[Tensor | None, ...] = (None,) * len(self._seen)
@@ -373,7 +385,9 @@ def _check_every_class(one_hot: Tensor) -> None:
         )
 
 
-def _one_task(run: Callable[..., tuple[Tensor, Tensor, Statistics]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Observe:
+def _one_task(
+    run: Callable[..., tuple[Tensor, Tensor, Statistics]], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Observe:
     """Run one task without vmap, so that any Python the user's model holds is fine; results get a task dimension."""
 
     def observe(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor, Statistics]:

@@ -24,8 +24,8 @@ class HyperAdapter(Learner):
     .. math:: W(S) = \operatorname{start}(S) + \Delta_\theta(S)
 
     where Δ comes from attention of class tokens to the support samples and to each other.  It starts at zero, so an
-    untrained learner is its start exactly; it is equivariant to relabelling the classes, does not depend on the order of the
-    support samples, and takes any number of ways and shots.
+    untrained learner is its start exactly; it is equivariant to relabelling the classes, does not depend on the order
+    of the support samples, and takes any number of ways and shots.
 
     Args:
         model: any network whose last layer is an ``nn.Linear``; a bare ``nn.Linear`` head too.
@@ -34,7 +34,8 @@ class HyperAdapter(Learner):
         allow_unused: whether generated weights on which the outputs do not depend are accepted.
         allow_nograd: whether frozen generated weights are accepted; they stay as they are.
         start: "gaussian", "prototype", "ridge", "gradient" or "base", see :mod:`l2l_hyper.hypernet.starts`.
-        generate: shell patterns of the parameters that are generated besides the last layer, such as ``["features.*"]``.
+        generate: shell patterns of the parameters that are generated besides the last layer, such as
+            ``["features.*"]``.
         residual: ``False`` leaves Δ out: the learner is its start, with what that learns.
         change: how parameters besides the last layer are changed, "feature-wise" or "low-rank".
         width: width of the hypernetwork.
@@ -42,9 +43,9 @@ class HyperAdapter(Learner):
         heads: attention heads.
         dropout: on the sample tokens and in the blocks, while training.
         scale: size of Δ relative to the start's weights.
-        penalty: weight of the mean of ``Δ²``, relative to the start's weights.  It is added to the gradient when a query loss is
-            propagated back, once a task, so that scripts which know nothing of it are regularized too; it does not show
-            in the loss.
+        penalty: weight of the mean of ``Δ²``, relative to the start's weights.  It is added to the gradient when a
+            query loss is propagated back, once a task, so that scripts which know nothing of it are regularized too;
+            it does not show in the loss.
         normalization: what BatchNorm layers of the model compute their statistics from.
 
     Raises:
@@ -104,18 +105,22 @@ class HyperAdapter(Learner):
         self.start_takes_gradients = self.start.uses_gradient
         self.hyper = self.hyper_body = None
         if residual:
-            encoder = ClassAttention(
-                features + 1, features, width=width, blocks=blocks, heads=heads, dropout=dropout
-            )
+            encoder = ClassAttention(features + 1, features, width=width, blocks=blocks, heads=heads, dropout=dropout)
             row = Target({"weight": (features,), "bias": ()})
             self.hyper = HyperNetwork(encoder, Full(width, row, init="zero"))
         if residual and body:
             shapes = {name: p.shape for name, p in self.module.named_parameters() if name in body}
             pooled = SetAttention(features, width, width=width, blocks=blocks, heads=heads, dropout=dropout)
-            generator = FeatureWise(width, Target(shapes)) if change == "feature-wise" else LowRank(width, Target(shapes), init="zero")
+            generator = (
+                FeatureWise(width, Target(shapes))
+                if change == "feature-wise"
+                else LowRank(width, Target(shapes), init="zero")
+            )
             self.hyper_body = HyperNetwork(pooled, generator)
 
-    def update(self, support: Support, observe: Callable[[dict[str, Tensor]], Support], first: bool) -> dict[str, Tensor]:
+    def update(
+        self, support: Support, observe: Callable[[dict[str, Tensor]], Support], first: bool
+    ) -> dict[str, Tensor]:
         """The start (the first time, or a further gradient step), then the residual."""
         if self.hyper_body is not None and first:
             support = observe({**support.weights, **self._change_body(self.hyper_body, support)})
@@ -138,7 +143,10 @@ class HyperAdapter(Learner):
         base = {name: support.weights[name] for name in hyper.target.shapes}
         samples = support.features / _rms(support.features, (-2, -1))
         delta = hyper.generator(hyper.encoder(samples), base)
-        return {name: base[name] + self.scale * _penalized(value, self.penalty * self.scale**2) for name, value in delta.items()}
+        return {
+            name: base[name] + self.scale * _penalized(value, self.penalty * self.scale**2)
+            for name, value in delta.items()
+        }
 
 
 def _own_head(head: nn.Linear, *, trained: bool) -> None:
@@ -156,7 +164,7 @@ def _rms(x: Tensor, dims: tuple[int, int]) -> Tensor:
 
 
 def _penalized(delta: Tensor, weight: float) -> Tensor:
-    """The same tensor, whose gradient gains that of ``weight`` times its mean square, for each task of the first dimension."""
+    """The same tensor; its gradient gains that of ``weight`` times the mean square of each task (first dimension)."""
     if weight and delta.requires_grad:
         value = delta.detach()
         per_task = delta[0].numel()

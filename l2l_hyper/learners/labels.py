@@ -15,10 +15,10 @@ _TOLERANCE = 1e-3  # of a target between 0 and 1; float32 leaves errors near 1e-
 def recover_targets(outputs: Tensor, delta: Tensor, loss: Tensor) -> tuple[Tensor, bool]:
     r"""Targets of a loss from :math:`\delta = \partial L/\partial o`.
 
-    For cross-entropy :math:`\delta = s\,(\operatorname{softmax}(o) - t)`, with s = 1/N for the mean, 1 for the sum, and any
-    positive number a sample for class weights or a scaled loss; t is one-hot, or smoothed with one :math:`\epsilon` for all.
-    For squared error :math:`\delta = 2s\,(o - t)`, recognized by the value of the loss.  For anything else the target is
-    one step down the loss, :math:`o - N\delta`.
+    For cross-entropy :math:`\delta = s\,(\operatorname{softmax}(o) - t)`, with s = 1/N for the mean, 1 for the sum,
+    and any positive number a sample for class weights or a scaled loss; t is one-hot, or smoothed with one
+    :math:`\epsilon` for all. For squared error :math:`\delta = 2s\,(o - t)`, recognized by the value of the loss.
+    For anything else the target is one step down the loss, :math:`o - N\delta`.
 
     Args:
         outputs: shape ``(N, C)``.
@@ -51,7 +51,13 @@ def _recover_labels(p: Tensor, delta: Tensor) -> Tensor | None:
     """Labels if δ is that of a cross-entropy, else None."""
     if p.shape[-1] < 2:
         return None
-    for scale in (1 / len(p), 1.0):
+    # Without smoothing the label is the one negative entry of a row, and the row says what its scale is, the better
+    # the further its prediction is off.
+    low, lowest = delta.min(-1, keepdim=True)
+    lowest = torch.where(low < 0, lowest, p.argmax(-1, keepdim=True))
+    miss = 1 - p.gather(-1, lowest)
+    scale_of_row = -low / miss.clamp_min(1e-300)
+    for scale in (1 / len(p), 1.0, scale_of_row[miss.argmax()]):
         targets = p - delta / scale
         top, labels = targets.max(-1, keepdim=True)
         rest = (1 - top) / (p.shape[-1] - 1)
@@ -64,11 +70,10 @@ def _recover_labels(p: Tensor, delta: Tensor) -> Tensor | None:
         )
         if is_smoothed:
             return labels.squeeze(-1)
-    # Any other scale, also one a sample: without smoothing the label is the one negative entry of a row.
-    low, labels = delta.min(-1, keepdim=True)
-    scale_of_row = -low / (1 - p.gather(-1, labels)).clamp_min(1e-300)
-    targets = p - delta / scale_of_row
-    one_hot = torch.zeros_like(targets).scatter(-1, labels, 1.0)
-    if (low < 0).all() and ((targets - one_hot).abs() < _TOLERANCE).all():
-        return labels.squeeze(-1)
+    # Class weights give every row a scale of its own; a row that is right already has no derivative.
+    right = miss < _TOLERANCE
+    targets = p - torch.where(right, 0.0, delta / scale_of_row)
+    one_hot = torch.zeros_like(targets).scatter(-1, lowest, 1.0)
+    if ((low < 0) | right).all() and ((targets - one_hot).abs() < _TOLERANCE).all():
+        return lowest.squeeze(-1)
     return None

@@ -1,0 +1,301 @@
+"""Benchmark tasksets: learn2learn's pixels, the pinned class split, and data that are missing or damaged."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import itertools
+import json
+import pickle
+import random
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from l2l_hyper._learn2learn import learn2learn
+from l2l_hyper.errors import InputError
+from l2l_hyper.tasks import benchmarks, get_tasksets, list_tasksets, loaders, manifest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("something tried to use the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def pixels(*shape: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def make_mini_imagenet(root: Path) -> None:
+    for seed, (split, classes) in enumerate({"train": 7, "validation": 5, "test": 6}.items()):
+        order = np.random.default_rng(seed).permutation(classes * 12).reshape(classes, 12)
+        data = {
+            "image_data": pixels(classes * 12, 84, 84, 3, seed=seed),
+            "class_dict": {f"n{split}{c}": order[c].tolist() for c in reversed(range(classes))},
+        }
+        (root / f"mini-imagenet-cache-{split}.pkl").write_bytes(pickle.dumps(data))
+
+
+def make_fc100(root: Path) -> None:
+    for seed, (split, classes) in enumerate({"train": 7, "val": 5, "test": 6}.items()):
+        labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(classes) * 3, 12)).tolist()
+        data = {"data": pixels(classes * 12, 32, 32, 3, seed=seed), "labels": labels}
+        (root / f"FC100_{split}.pickle").write_bytes(pickle.dumps(data, protocol=2))
+
+
+def png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make_tiered_imagenet(root: Path) -> None:
+    (root / "tiered-imagenet").mkdir()
+    for seed, (split, classes) in enumerate({"train": 7, "val": 5, "test": 6}.items()):
+        sizes = [12 + c % 3 for c in range(classes)]
+        labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(classes), sizes))
+        images = [np.frombuffer(png(image), np.uint8) for image in pixels(len(labels), 84, 84, 3, seed=seed)]
+        folder = root / "tiered-imagenet"
+        (folder / f"{split}_images_png.pkl").write_bytes(pickle.dumps(images))
+        (folder / f"{split}_labels.pkl").write_bytes(pickle.dumps({"label_specific": labels, "label_general": labels}))
+
+
+def make_cifarfs(root: Path) -> None:
+    archive = root / "cifarfs" / "cifar100"
+    (archive / "splits" / "bertinetto").mkdir(parents=True)
+    for seed, (split, classes) in enumerate({"train": 7, "val": 5, "test": 6}.items()):
+        names = [f"{split}_{c}" for c in range(classes)]
+        (archive / "splits" / "bertinetto" / f"{split}.txt").write_text("\n".join(names) + "\n")
+        for c, name in enumerate(names):
+            (archive / "data" / name).mkdir(parents=True)
+            for i, image in enumerate(pixels(12, 32, 32, 3, seed=100 * seed + c)):
+                (archive / "data" / name / f"{i}.png").write_bytes(png(image))
+
+
+SMALL = {
+    "mini-imagenet": make_mini_imagenet,
+    "tiered-imagenet": make_tiered_imagenet,
+    "fc100": make_fc100,
+    "cifarfs": make_cifarfs,
+}
+
+
+@pytest.fixture
+def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+    return tmp_path / "user-cache"
+
+
+@pytest.mark.usefixtures("user_cache")
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in SMALL), ("mini-imagenet", {"data_augmentation": "normalize"})]
+)
+def test_benchmarks_hold_learn2learns_pixels(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    SMALL[name](tmp_path)
+    state = random.getstate()
+    tasksets = get_tasksets(name, root=tmp_path, **options)
+    assert random.getstate() == state
+    theirs = learn2learn().vision.benchmarks.get_tasksets(name, root=str(tmp_path), **options)
+    train, validation, test = tasksets
+    assert [t.num_classes for t in (train, validation, test)] == [7, 5, 6]
+    for ours, their_taskset in zip(tasksets, theirs, strict=True):
+        dataset = their_taskset.dataset
+        for label, members in enumerate(sorted(dataset.labels_to_indices.items())):
+            expected = torch.stack([dataset[index][0] for index in members[1]])
+            got = ours.images[ours._members[ours._starts[label] :][: len(expected)]]
+            got = got if name == "mini-imagenet" and not options else got / 255
+            torch.testing.assert_close(got.float(), expected, rtol=0, atol=1e-6)
+        (x, y), (their_x, their_y) = ours.sample(), their_taskset.sample()
+        assert (x.shape, x.dtype, y.shape, y.dtype) == (their_x.shape, their_x.dtype, their_y.shape, their_y.dtype)
+        assert x.max() > 1 if name == "mini-imagenet" and not options else x.max() <= 1
+
+
+@pytest.mark.usefixtures("user_cache")
+def test_benchmarks_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_fc100(tmp_path)
+    first = get_tasksets("fc100", root=tmp_path).train.episode(0, shots=1, queries=1)
+    monkeypatch.setattr(loaders, "learn2learn", None)  # not asked again
+    again = get_tasksets("fc100", root=tmp_path).train.episode(0, shots=1, queries=1)
+    assert torch.equal(first.support, again.support)
+
+
+@pytest.mark.parametrize("name", ["omniglot", *SMALL])
+def test_missing_data(name: str, tmp_path: Path, user_cache: Path) -> None:
+    for root, got in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "FileNotFoundError")):
+        with pytest.raises(InputError, match=got) as raised:
+            get_tasksets(name, root=root)
+        assert "expected" in str(raised.value) and str(root) in str(raised.value)
+        assert "\n" not in str(raised.value)
+    assert not user_cache.exists() and not list(tmp_path.rglob("*.npy"))
+
+
+@pytest.mark.usefixtures("user_cache")
+@pytest.mark.parametrize("name", SMALL)
+def test_damaged_data(name: str, tmp_path: Path) -> None:
+    SMALL[name](tmp_path)
+    victim = sorted(path for path in tmp_path.rglob("*test*") if path.is_file() and path.suffix != ".txt")
+    victim = victim or sorted(tmp_path.rglob("test_0/*.png"))
+    victim[0].write_bytes(victim[0].read_bytes()[:50])
+    with pytest.raises(InputError, match="could not read it") as raised:
+        get_tasksets(name, root=tmp_path)
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.usefixtures("user_cache")
+def test_wrong_benchmarks(tmp_path: Path) -> None:
+    make_fc100(tmp_path)
+    defaults: dict[str, Any] = {"name": "fc100", "root": tmp_path}
+    for options, message in (
+        ({"name": "omniglott"}, "got 'omniglott'"),
+        ({"data_augmentation": "normalize"}, "fc100 takes no data_augmentation"),
+        ({"name": "mini-imagenet", "data_augmentation": "lee2019"}, "random"),
+        ({"name": "tiered-imagenet", "data_augmentation": "x"}, "None or 'normalize'"),
+        ({"split_seed": -1}, "split_seed"),
+        ({"train_ways": 8}, "fc100/train has 7 classes, got ways=8"),
+        ({"test_samples": 13}, "fc100/validation has 12 images a class, got 13"),
+        ({"device": "cuda:99"}, "try 'cpu'"),
+        ({"device": "abacus"}, "try 'cpu'"),
+        ({"root": tmp_path / "FC100_train.pickle"}, "got a file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            get_tasksets(**(defaults | options))
+
+
+def test_list_of_tasksets() -> None:
+    assert set(list_tasksets()) == {"glyphs", *learn2learn().vision.benchmarks.list_tasksets()}
+    assert all(len(line) < 120 for line in list_tasksets().values())
+
+
+@pytest.mark.usefixtures("user_cache")
+def test_manifest(tmp_path: Path) -> None:
+    make_fc100(tmp_path)
+    tasksets = get_tasksets("fc100", root=tmp_path)
+    what: dict[str, Any] = {"name": "fc100", "ways": 3, "shots": 1, "queries": 5, "split_seed": 0, "episodes": 40}
+    first = manifest(tasksets, **what)
+    assert json.loads(json.dumps(first)) == first
+    assert first == manifest(get_tasksets("fc100", root=tmp_path), **what)
+    assert first["splits"]["test"]["fingerprint"] == tasksets.test.fingerprint(40, ways=3, shots=1, queries=5, seed=0)
+    hashes = {manifest(tasksets, **(what | {key: 2}))["hash"] for key in ("ways", "shots", "queries", "split_seed")}
+    assert len(hashes | {first["hash"]}) == 5
+
+
+@pytest.fixture(scope="module")
+def layout() -> Any:
+    if not (SHARED / "omniglot" / "omniglot_105.npz").exists():
+        pytest.skip("the real Omniglot is not in ../shared/data")
+    spec = importlib.util.spec_from_file_location("layout", SHARED / "layout.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def omniglot_root(layout: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 26 and 17 characters of the real Omniglot, laid out as learn2learn reads them."""
+    root = tmp_path_factory.mktemp("omniglot")
+    every = layout.omniglot_images
+    layout.omniglot_images = lambda part: itertools.islice(every(part), SOME_OMNIGLOT[part])
+    try:
+        layout.lay_out_omniglot(root)
+    finally:
+        layout.omniglot_images = every
+    return root
+
+
+SOME_OMNIGLOT = {"images_background": 26, "images_evaluation": 17}
+
+
+@pytest.fixture
+def _some_omniglot(monkeypatch: pytest.MonkeyPatch, user_cache: Path) -> Iterator[None]:
+    monkeypatch.setattr(loaders, "_OMNIGLOT_PARTS", SOME_OMNIGLOT)
+    monkeypatch.setattr(benchmarks, "_OMNIGLOT_SPLIT", (25, 8))
+    yield
+
+
+@pytest.mark.usefixtures("_some_omniglot")
+def test_omniglot_holds_learn2learns_pixels(layout: Any, omniglot_root: Path) -> None:
+    from PIL.Image import Resampling
+    from torchvision import transforms
+
+    tasksets = get_tasksets("omniglot", root=omniglot_root)
+    steps = [transforms.Resize(28, interpolation=Resampling.LANCZOS), transforms.ToTensor(), lambda x: 1.0 - x]
+    with layout.offline_omniglot(omniglot_root):
+        theirs = learn2learn().vision.datasets.FullOmniglot(str(omniglot_root), transform=transforms.Compose(steps))
+    expected = torch.stack([theirs[index][0] for index in range(len(theirs))])
+    images = tasksets.train.images / 255
+    assert images.shape == expected.shape == (43 * 20, 1, 28, 28)
+    order, their_order = (np.lexsort(x.reshape(len(x), -1).numpy().T) for x in (images, expected))
+    torch.testing.assert_close(images[order], expected[their_order], rtol=0, atol=1e-6)
+    # Classes: each of ours is one of theirs.
+    label = {expected[i].mul(255).round().numpy().tobytes(): theirs[i][1] for i in range(len(theirs))}
+    for members in np.arange(43 * 20).reshape(43, 20):
+        assert len({label[images[i].mul(255).round().numpy().tobytes()] for i in members}) == 1
+    assert images.mean() < 0.3, "ink is 1 and paper 0"
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+def global_states() -> list[Any]:
+    return [random.getstate(), np.random.get_state(legacy=False)["state"]["pos"], torch.get_rng_state().tolist()]  # noqa: NPY002
+
+
+@pytest.mark.usefixtures("_some_omniglot")
+def test_omniglot_split_is_pinned_by_its_seed(omniglot_root: Path) -> None:
+    def split(split_seed: int) -> list[list[str] | None]:
+        return [taskset.class_names for taskset in get_tasksets("omniglot", root=omniglot_root, split_seed=split_seed)]
+
+    seed_everything(0)
+    first = split(0)
+    seed_everything(1)
+    states = global_states()
+    assert split(0) == first
+    assert global_states() == states
+    assert split(1) != first
+    names = [name for part in first for name in part or []]
+    assert [len(part or []) for part in first] == [25, 8, 10] and len(set(names)) == 43
+    assert get_tasksets("omniglot", root=omniglot_root).test.rotations == "class"
+
+
+@pytest.mark.usefixtures("_some_omniglot")
+def test_omniglot_does_not_depend_on_the_order_of_the_file_system(
+    omniglot_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import omniglot
+
+    first = get_tasksets("omniglot", root=omniglot_root).train
+    (tmp_path / "omniglot-py").symlink_to(omniglot_root / "omniglot-py")
+    for lister in ("list_dir", "list_files"):
+        original = getattr(omniglot, lister)
+        monkeypatch.setattr(omniglot, lister, lambda *a, list_=original, **k: sorted(list_(*a, **k), reverse=True))
+    again = get_tasksets("omniglot", root=tmp_path).train
+    assert first.class_names == again.class_names and torch.equal(first.images, again.images)
+
+
+@pytest.mark.usefixtures("_some_omniglot")
+def test_incomplete_omniglot(omniglot_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "omniglot-py").symlink_to(omniglot_root / "omniglot-py")
+    monkeypatch.setitem(loaders._OMNIGLOT_PARTS, "images_background", 964)
+    with pytest.raises(InputError, match="has 26 characters, not 964"):
+        get_tasksets("omniglot", root=tmp_path)
+    monkeypatch.setitem(loaders._OMNIGLOT_PARTS, "images_background", 26)
+    monkeypatch.setattr(loaders, "_DRAWINGS", 21)
+    with pytest.raises(InputError, match="has 20 drawings, not 21"):
+        get_tasksets("omniglot", root=tmp_path)

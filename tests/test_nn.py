@@ -1,0 +1,131 @@
+"""Normalization: against BatchNorm, under vmap, in second order, and what conversion keeps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, grad, vmap
+
+from l2l_hyper import InputError, TaskNorm, convert_norm
+from l2l_hyper.nn import call, recorded_statistics, share_copy, slots, statistics_of, update_running
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).double()
+    nn.init.normal_(model[1].weight)
+    nn.init.normal_(model[1].bias)
+    return model
+
+
+@pytest.mark.parametrize("mode", ["support", "transductive", "running"])
+def test_training_forward_and_gradient_are_batch_norms(mode: str) -> None:
+    model, x = net(), torch.randn(7, 1, 6, 6, dtype=torch.double)
+    converted = convert_norm(share_copy(model, copy_buffers=True), mode)
+    ours, theirs = converted(x), model(x)
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(
+        torch.autograd.grad(ours.square().sum(), list(converted.parameters())),
+        torch.autograd.grad(theirs.square().sum(), list(model.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_running_mode_evaluates_as_batch_norm() -> None:
+    model, x = net(), torch.randn(7, 1, 6, 6, dtype=torch.double)
+    nn.init.normal_(model[1].running_mean)
+    nn.init.uniform_(model[1].running_var, 1, 2)
+    converted = convert_norm(share_copy(model, copy_buffers=True), "running").eval()
+    torch.testing.assert_close(converted(x), model.eval()(x))
+
+
+def test_running_averages_pool_the_tasks() -> None:
+    converted = convert_norm(net(), "running")
+    x = torch.randn(3, 7, 1, 6, 6, dtype=torch.double)
+
+    def run(x: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        with statistics_of(converted, None):
+            converted(x)
+            return recorded_statistics(converted)
+
+    update_running(converted, vmap(run)(x))
+    features = converted[0](x.flatten(0, 1))
+    torch.testing.assert_close(converted[1].running_mean, 0.1 * features.mean((0, 2, 3)))
+    torch.testing.assert_close(converted[1].running_var, 0.9 + 0.1 * features.var((0, 2, 3), correction=0))
+    before = converted[1].running_mean.clone()
+    update_running(converted.eval(), vmap(run)(x) if converted.training else {"1": (before[None], before[None])})
+    assert torch.equal(converted[1].running_mean, before)
+
+
+def test_second_order_under_vmap_agrees_with_a_loop() -> None:
+    """MAML's meta-gradient; with nn.BatchNorm2d this very computation is wrong in the fourth digit."""
+    model = convert_norm(net(), "transductive")
+    weights = {n: p.detach() for n, p in model.named_parameters()}
+    x, y = torch.randn(3, 6, 1, 6, 6, dtype=torch.double), torch.randint(3, (3, 6))
+
+    def loss(w: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(functional_call(model, w, (x,)), y)
+
+    def adapted_loss(w: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        g = grad(loss)(w, x, y)
+        return loss({n: w[n] - 0.4 * g[n] for n in w}, x, y)
+
+    batched = grad(lambda w: vmap(adapted_loss, in_dims=(None, 0, 0))(w, x, y).sum())(weights)
+    looped = grad(lambda w: sum(adapted_loss(w, x[i], y[i]) for i in range(3)))(weights)
+    for name in weights:
+        torch.testing.assert_close(batched[name], looped[name], rtol=1e-9, atol=1e-12)
+
+
+def test_support_statistics_make_queries_independent() -> None:
+    model = convert_norm(net(), "support")
+    support, query = torch.randn(5, 1, 6, 6, dtype=torch.double), torch.randn(9, 1, 6, 6, dtype=torch.double)
+    with statistics_of(model, None):
+        model(support)
+        statistics = recorded_statistics(model)
+    with statistics_of(model, statistics):
+        together, alone = model(query), torch.cat([model(query[i : i + 1]) for i in range(9)])
+    torch.testing.assert_close(together, alone)
+    assert not torch.allclose(model(query), together)  # outside, a layer computes its own statistics
+
+
+def test_conversion_keeps_parameters_buffers_and_names() -> None:
+    model = net()
+    expected = {n: t.clone() for n, t in model.state_dict().items()}
+    parameters = list(model.parameters())
+    convert_norm(model, "support")
+    assert isinstance(model[1], TaskNorm)
+    assert all(torch.equal(t, expected[n]) for n, t in model.state_dict().items())
+    assert model.state_dict().keys() == expected.keys()
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert isinstance(convert_norm(nn.BatchNorm1d(3, affine=False), "running"), TaskNorm)
+    with pytest.raises(InputError, match="normalization must be one of support"):
+        convert_norm(model, "batch")
+
+
+class Twice(nn.Module):
+    """Holds one layer under two names, and ties a weight between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.again = nn.Sequential(self.layer)
+        self.tied = nn.Linear(3, 3)
+        self.tied.weight = self.layer.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.tied(self.again(x))
+
+
+def test_call_replaces_tied_weights_and_puts_everything_back() -> None:
+    model, x = Twice(), torch.randn(4, 2, 3)
+    before = dict(model.named_parameters())
+    assert slots(model)["layer.weight"] == ["layer.weight", "tied.weight"]
+    weights = {n: p.detach().expand(4, *p.shape) + torch.randn(4, *p.shape) for n, p in before.items()}
+    batched = vmap(lambda w, x: call(model, w, x))(weights, x)
+    for i in range(4):
+        w, b, tied_b = (weights[n][i] for n in ("layer.weight", "layer.bias", "tied.bias"))
+        torch.testing.assert_close(batched[i], (x[i] @ w.T + b) @ w.T + tied_b)
+    after = dict(model.named_parameters())
+    assert all(after[n] is before[n] and after[n].requires_grad for n in before)
