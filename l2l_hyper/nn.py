@@ -224,10 +224,10 @@ def update_running(module: nn.Module, statistics: Mapping[str, tuple[Tensor, Ten
     Only layers in training mode change.  The variance of the pooled batch is the mean of the tasks' variances plus the
     variance of their means.
     """
-    for name, norm in _norms(module):
-        if norm.mode != "running" or not norm.training or name not in statistics:
+    for name, (mean, var) in statistics.items():
+        norm = module.get_submodule(name)
+        if not isinstance(norm, TaskNorm) or norm.mode != "running" or not norm.training:
             continue
-        mean, var = statistics[name]
         pooled_var = var.mean(0) + mean.var(0, correction=0)
         norm.num_batches_tracked += 1
         momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum

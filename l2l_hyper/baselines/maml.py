@@ -84,8 +84,8 @@ class ANIL(Episodic):
         adapted = []
         for x, y in zip(support, labels, strict=True):
             h, statistics = support_pass(self.features, x)
-            head = self.head.clone(first_order=not differentiable)
             with torch.enable_grad():
+                head = self.head.clone(first_order=not differentiable)
                 for _ in range(self.steps):
                     head.adapt(F.cross_entropy(head(h), y))
             adapted.append((head, statistics))

@@ -82,6 +82,9 @@ def compare(
     train_ways: Annotated[
         int | None, typer.Option(help="Classes an episode in training.", show_default="as --ways")
     ] = None,
+    train_queries: Annotated[
+        int | None, typer.Option(help="Query samples a class in training.", show_default="as --queries")
+    ] = None,
     methods: Annotated[
         str | None, typer.Option(help="Methods, separated by commas.", show_default="hyper-adapter,maml,protonet")
     ] = None,

@@ -25,6 +25,7 @@ KEYS: Mapping[str, type] = {
     "shots": int,
     "queries": int,
     "train_ways": int,
+    "train_queries": int,
     "iterations": int,
     "train_seconds": float,
     "meta_batch": int,
@@ -163,13 +164,14 @@ def _typed(path: Path, key: str, value: Any) -> Any:
     expected = KEYS[key]
     if expected is list and isinstance(value, str):
         return parse_seeds(value) if key == "seeds" else _names(value)
-    if expected is list and isinstance(value, list) and value:
-        entry = int if key == "seeds" else str
-        if all(_is(element, entry) for element in value):
+    if expected is list:
+        if isinstance(value, list) and value and all(_is(entry, int if key == "seeds" else str) for entry in value):
             return list(dict.fromkeys(value))
     elif _is(value, expected):
         return float(value) if expected is float else value
     kind = {int: "a whole number", float: "a number", str: "a string", list: "a list"}[expected]
+    if key == "seeds":
+        kind = "a list of whole numbers"
     raise InputError(f"{key} in {path} must be {kind}, got {value!r}")
 
 

@@ -35,7 +35,9 @@ def describe(summary: Summary) -> list[str]:
     if experiment.train_seconds is not None:
         training = f"trained for {experiment.train_seconds:g} s in batches of {experiment.meta_batch} episodes"
     if experiment.train_ways not in (None, experiment.ways):
-        training += f" ({experiment.train_ways}-way)"
+        training += f", {experiment.train_ways}-way"
+    if experiment.train_queries not in (None, experiment.queries):
+        training += f", {experiment.train_queries} queries a class"
     seeds = sorted({seed for row in summary.rows for seed in row.seeds})
     return [
         f"{experiment.tasksets}, {experiment.ways}-way {experiment.shots}-shot, {experiment.queries} queries a class; "
