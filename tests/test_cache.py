@@ -103,7 +103,7 @@ def test_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:
         return Contents((1, 10, 10), ["a"], [5], (1 // 0 for _ in range(1)))  # type: ignore[misc]
 
     with pytest.raises(ZeroDivisionError):
-        stored("tiny", [tmp_path], lambda: "s", build)
+        stored("tiny", [tmp_path / "new"], lambda: "s", build)
     assert os.listdir(tmp_path) == []
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from l2l_hyper import engine, tasks
-from l2l_hyper.compare import cli, plan, presets, progress
+from l2l_hyper.compare import cli, plan, presets, progress, report
 from l2l_hyper.engine.config import Experiment
 from l2l_hyper.errors import InputError
 
@@ -23,6 +23,7 @@ DEFAULTS = {
     "maml": {"lr": 0.003, "inner_lr": 0.4, "steps": 1, "first_order": False, "clip": None},
     "protonet": {"lr": 0.003},
 }
+PRESETS = Path(__file__).resolve().parents[1] / "benchmarks" / "presets"
 LABELS = {"hyper-adapter": "HyperAdapter", "maml": "MAML", "protonet": "ProtoNet"}
 
 
@@ -77,6 +78,7 @@ def fake(monkeypatch) -> FakeEngine:
     monkeypatch.setattr(engine, "METHODS", methods)
     monkeypatch.setattr(engine, "BACKBONES", {"omniglot-cnn": types.SimpleNamespace(summary="a network")})
     monkeypatch.setattr(engine, "train_and_test", fake.train_and_test)
+    monkeypatch.setattr(report, "render", lambda figure, form: b"")  # drawing takes longer than all the rest
     monkeypatch.setattr(tasks, "list_tasksets", lambda: {"glyphs": "letters", "omniglot": "characters"})
     monkeypatch.setenv("COLUMNS", "140")
     return fake
@@ -148,9 +150,9 @@ def test_compare_goes_on_where_it_was(fake, run, tmp_path):
 def test_compare_passes_every_flag_on(fake, run, tmp_path):
     (tmp_path / "data").mkdir()
     expected = Experiment(
-        tasksets="omniglot", ways=20, shots=5, queries=3, train_ways=30, train_queries=6, train_seconds=1.5, meta_batch=2,
-        validate_every=7, validation_episodes=8, test_episodes=9,
-        split_seed=4, hidden=32, normalization="transductive",
+        tasksets="omniglot", ways=20, shots=5, queries=3, train_ways=30, train_queries=6, train_seconds=1.5,
+        meta_batch=2, validate_every=7, validation_episodes=8, test_episodes=9, split_seed=4,
+        hidden=32, normalization="transductive",
     )  # fmt: skip
     flags = [
         text
@@ -313,6 +315,12 @@ def test_bad_presets_are_refused(fake, refused, tmp_path, monkeypatch, text, mes
     monkeypatch.chdir(tmp_path)
     Path("preset.toml").write_text(text)
     assert message in refused("compare", "--preset", "preset.toml", "--out", "out")
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
+def test_presets_of_the_benchmarks_can_be_run(path):
+    planned = plan.make_plan(presets.read_preset(path))
+    assert planned.grids if path.stem.startswith("sweep") else planned.runs()
 
 
 def test_settings_are_those_of_an_experiment():

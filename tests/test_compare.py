@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import l2l_hyper
 from l2l_hyper.compare.files import create_once, read_json, to_json, write_atomically
 from l2l_hyper.compare.plots import accuracy_figure, learning_curves_figure, render
 from l2l_hyper.compare.provenance import Provenance, collect, public_command
@@ -112,13 +113,16 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch, step):
 def test_kill_while_writing_leaves_a_whole_file(tmp_path):
     path = tmp_path / "a.json"
     script = (
-        "import sys, pathlib\n"
-        "from l2l_hyper.compare.files import write_atomically\n"
+        "import sys, pathlib, types\n"
+        "package = sys.modules['l2l_hyper'] = types.ModuleType('l2l_hyper')\n"  # the real one would load torch
+        "package.__path__ = [sys.argv[2]]\n"
+
+from l2l_hyper.compare.files import write_atomically\n"
         "while True:\n"
         "    for letter in 'ab':\n"
         "        write_atomically(pathlib.Path(sys.argv[1]), letter * 1_000_000)\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", script, str(path)])
+    child = subprocess.Popen([sys.executable, "-c", script, str(path), str(Path(l2l_hyper.__file__).parent)])
     try:
         deadline = time.monotonic() + 60
         while not path.exists() and time.monotonic() < deadline:

@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -77,7 +77,7 @@ def stored(
     """
     current = signature()
     for folder in folders:
-        if not (folder / f"{name}-v{_FORMAT}.json").exists():
+        if not os.path.exists(folder / f"{name}-v{_FORMAT}.json"):  # no, too, for a folder that may not be read
             continue
         try:
             return _open(folder, name, current)
@@ -85,7 +85,13 @@ def stored(
             _log.warning("image cache %s of %s %s; building it again", folder, name, reason)
     for folder in folders:
         try:
-            _write(folder, name, signature, build)
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                _write(folder, name, signature, build)
+            except BaseException:
+                with suppress(OSError):
+                    folder.rmdir()  # only if it is empty: data that cannot be read leave nothing beside them
+                raise
             return _open(folder, name, None)
         except OSError as error:
             _log.warning("cannot keep an image cache in %s: %s", folder, error)
@@ -108,7 +114,6 @@ def _open(folder: Path, name: str, signature: str | None) -> ImageSet:
 
 
 def _write(folder: Path, name: str, signature: Callable[[], str | None], build: Callable[[], Contents]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     data, sidecar = (folder / f"{name}-v{_FORMAT}.{ending}" for ending in ("npy", "json"))
     with _replacing(data) as (partial, file):
         _log.info("materialising %s into %s", name, data)
