@@ -116,8 +116,7 @@ def test_kill_while_writing_leaves_a_whole_file(tmp_path):
         "import sys, pathlib, types\n"
         "package = sys.modules['l2l_hyper'] = types.ModuleType('l2l_hyper')\n"  # the real one would load torch
         "package.__path__ = [sys.argv[2]]\n"
-
-from l2l_hyper.compare.files import write_atomically\n"
+        "from l2l_hyper.compare.files import write_atomically\n"
         "while True:\n"
         "    for letter in 'ab':\n"
         "        write_atomically(pathlib.Path(sys.argv[1]), letter * 1_000_000)\n"

@@ -93,8 +93,9 @@ def script(path: Path, body: str) -> Path:
 
 
 def pretend(path: Path, *statements: str) -> Path:
-    """A Python that runs ``statements`` before what ``-c`` gives it, and can do nothing else."""
-    prelude = "; ".join(["import sys, sysconfig", *statements])
+    """A Python 3.12 with pip, but for what ``statements`` change; it runs what ``-c`` gives it, and nothing else."""
+    usual = ["import sys, sysconfig", "sys.version_info = (3, 12, 0)", "sys.modules['pip'] = sys"]
+    prelude = "; ".join([*usual, *statements])
     return script(path, f'[ "$1" = -c ] || exit 9\nexec {sys.executable} -c "{prelude}\n$2"')
 
 
@@ -116,10 +117,7 @@ def pretend(path: Path, *statements: str) -> Path:
 )
 def test_install_says_what_is_missing(tmp_path: Path, statement: str, expected: str) -> None:
     """One line says what was expected, what arrived and what to try; nothing is left behind."""
-    statements = [statement]
-    if not statement.startswith("sys.version_info"):
-        statements.append("sys.version_info = (3, 12, 0)")
-    done = make(tmp_path, "install", f"PYTHON={pretend(tmp_path / 'bin' / 'python', *statements)}")
+    done = make(tmp_path, "install", f"PYTHON={pretend(tmp_path / 'bin' / 'python', statement)}")
     said, of_make = done.stderr.strip().splitlines()
     assert re.search(expected, said)
     assert of_make.startswith("make: ***")

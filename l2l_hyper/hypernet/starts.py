@@ -13,6 +13,10 @@ from .support import Support
 
 __all__ = ["STARTS", "BaseStart", "GaussianStart", "GradientStart", "PrototypeStart", "RidgeStart", "Start"]
 
+# A network whose features are large begins far too certain; at the step size of its weights the temperature would need
+# thousands of iterations to follow.
+_TEMPERATURE_RATE = 10.0
+
 
 class Start(nn.Module):
     """Base of the starts: ``start(support)`` gives weights with a leading task dimension.
@@ -103,7 +107,7 @@ class PrototypeStart(Start):
     def last_layer(self, support: Support) -> tuple[Tensor, Tensor]:
         """Weight and bias from class means."""
         means, _ = support.class_means()
-        temperature = self.log_temperature.exp()
+        temperature = (_TEMPERATURE_RATE * self.log_temperature).exp()
         return 2 * temperature * means, -temperature * means.square().sum(-1)
 
 
