@@ -46,7 +46,9 @@ class HyperAdapter(Learner):
         penalty: weight of the mean of ``Δ²``, relative to the start's weights.  It is added to the gradient when a
             query loss is propagated back, once a task, so that scripts which know nothing of it are regularized too;
             it does not show in the loss.
-        normalization: what BatchNorm layers of the model compute their statistics from.
+        normalization: what BatchNorm layers of the model compute their statistics from.  The default is what they do
+            under MAML in learn2learn's scripts, so that a swap changes one thing; with "support" a query's prediction
+            does not depend on the other queries.
 
     Raises:
         InputError: if the model has no final linear layer, or an argument is not one of its choices.
@@ -81,7 +83,7 @@ class HyperAdapter(Learner):
         dropout: float = 0.0,
         scale: float = 0.2,
         penalty: float = 1.0,
-        normalization: Normalization = "support",
+        normalization: Normalization = "transductive",
     ) -> None:
         super().__init__(
             model,
