@@ -41,7 +41,7 @@ class TaskNorm(nn.Module):
     - ``"transductive"``: of whatever batch passes, as learn2learn's MAML scripts do; queries see each other.
     - ``"running"``: of the batch while training, running averages in evaluation, as :class:`torch.nn.BatchNorm2d`.
 
-    It is written with :func:`torch.var_mean` because second-order gradients through ``torch.func.vmap`` over
+    It is written in elementary operations because second-order gradients through ``torch.func.vmap`` over
     :class:`torch.nn.BatchNorm2d` are silently wrong, and it never changes a buffer while it runs: under ``vmap`` each
     task has its own statistics, and :func:`update_running` takes them up afterwards.
 
@@ -85,21 +85,27 @@ class TaskNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x`` with the statistics of the declared mode."""
+        # With the channels last a convolution's output is a matrix as it lies, whose columns reduce several times faster
+        # than the axes of an image.
+        rows = x.movedim(1, -1)
+        shape = rows.shape
+        rows = rows.flatten(0, -2)
         if self.mode == "running" and not self.training:
             mean, var = self.running_mean, self.running_var
+            centered = rows - mean
         elif self._given is not None and self.mode == "support":
             mean, var = self._given
+            centered = rows - mean
         else:
-            var, mean = torch.var_mean(x, [d for d in range(x.dim()) if d != 1], correction=0)
+            mean = rows.mean(0)
+            centered = rows - mean
+            var = torch.linalg.vecdot(centered, centered, dim=0) / len(rows)
             self._recorded = (mean, var)
         scale = torch.rsqrt(var + self.eps)
         if self.weight is not None:
             scale = scale * self.weight
-        shift = -mean * scale
-        if self.bias is not None:
-            shift = shift + self.bias
-        shape = (-1,) + (1,) * (x.dim() - 2)
-        return x * scale.reshape(shape) + shift.reshape(shape)
+        y = centered * scale if self.bias is None else torch.addcmul(self.bias, centered, scale)
+        return y.unflatten(0, shape[:-1]).movedim(-1, 1)
 
     def extra_repr(self) -> str:
         """Channels and mode, for ``repr``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -97,7 +98,7 @@ class Learner(nn.Module):
         self.allow_nograd = allow_nograd
         self.allow_unused = allow_nograd if allow_unused is None else allow_unused
         self._state: Adapted | None = None
-        self._seen: list[_Seen] = []
+        self._seen = _records()
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -108,7 +109,7 @@ class Learner(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {
             **self.__dict__,
-            "_seen": [],
+            "_seen": _records(),
         }  # a record of a forward pass holds a graph, which neither copies nor pickles
 
     @property
@@ -292,7 +293,7 @@ class Learner(nn.Module):
                 self._state = self._adapt_to_support(*support, ways)
             else:
                 raise InputError(f"adapt needs a loss or support=(x, y), got {'both' if support else 'neither'}")
-            self._seen = []
+            self._seen = _records()
         finally:
             self.first_order, self.allow_unused, self.allow_nograd = before
 
@@ -301,7 +302,7 @@ class Learner(nn.Module):
     ) -> L:
         """A learner for one task, sharing the meta-parameters, to which gradients flow, and nothing that changes."""
         copied = share_copy(self, copy_buffers=True)
-        copied._seen = []
+        copied._seen = _records()
         copied._override(first_order, allow_unused, allow_nograd)
         return copied
 
@@ -374,6 +375,11 @@ class Learner(nn.Module):
                 f"{len(self._seen)}; pass the whole support set through the learner once, or use adapt(support=(x, y))"
             )
         return about[0]
+
+
+def _records() -> deque[_Seen]:
+    """Room for the last few forward passes: a learner that is called and never adapted must not keep every graph."""
+    return deque(maxlen=8)
 
 
 def _check_every_class(one_hot: Tensor) -> None:
