@@ -85,8 +85,8 @@ class TaskNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x`` with the statistics of the declared mode."""
-        # With the channels last a convolution's output is a matrix as it lies, whose columns reduce several times faster
-        # than the axes of an image.
+        # With the channels last a convolution's output is a matrix as it lies, and its columns reduce several times
+        # faster than the axes of an image.
         rows = x.movedim(1, -1)
         shape = rows.shape
         rows = rows.flatten(0, -2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -33,8 +36,7 @@ class HigherMAML(Episodic):
 
     def adapt(self, support: Tensor, labels: Tensor) -> list[tuple[Any, Any]]:
         """A functional copy and the statistics of its support set, for each task."""
-        import higher
-
+        higher = _higher()
         differentiable = torch.is_grad_enabled()
         adapted = []
         optimizer = torch.optim.SGD(self.model.parameters(), lr=self.lr)
@@ -63,3 +65,9 @@ class HigherMAML(Episodic):
     def generated(self, adapted: list[tuple[Any, Any]]) -> int:
         """All parameters of the network."""
         return sum(p.numel() for p in self.model.parameters())
+
+
+def _higher() -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # its old spellings, told when Python first compiles them
+        return importlib.import_module("higher")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -109,7 +110,8 @@ def _open(folder: Path, name: str, signature: str | None) -> ImageSet:
         if signature is not None and header["signature"] != signature:
             raise _Unusable("was made from data that changed since")
         return _image_set(images, header["names"], header["counts"])
-    except (OSError, ValueError, EOFError, AttributeError, KeyError, TypeError) as error:
+    # numpy parses the header of a damaged file as Python, and tells a broken one by that parser's errors.
+    except (OSError, ValueError, EOFError, AttributeError, KeyError, TypeError, TokenError) as error:
         raise _Unusable(f"is damaged ({error})") from error
 
 
