@@ -132,7 +132,7 @@ def test_gradient_start_is_learn2learns_maml(first_order: bool, generate: str, s
 def test_untrained_prototype_start_is_learn2learns_protonet() -> None:
     l2l = learn2learn()
     model = network().double()
-    hyper = HyperAdapter(model, normalization="transductive").double()
+    hyper = HyperAdapter(model, start="prototype", normalization="transductive").double()
     x, y, q, qy = tasks()
     learner = hyper.clone()
     learner.adapt(F.cross_entropy(learner(x[0]), y[0]))

@@ -107,7 +107,7 @@ METHODS: dict[str, Method] = {
             {
                 "lr": 3e-3,
                 "steps": 1,
-                "start": "prototype",
+                "start": "gaussian",
                 "scale": 0.2,
                 "penalty": 1.0,
                 "dropout": 0.0,

@@ -73,7 +73,7 @@ class HyperAdapter(Learner):
         allow_unused: bool | None = None,
         allow_nograd: bool = False,
         *,
-        start: str = "prototype",
+        start: str = "gaussian",
         generate: str | Sequence[str] = (),
         residual: bool = True,
         change: Literal["feature-wise", "low-rank"] = "feature-wise",
