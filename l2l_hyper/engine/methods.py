@@ -120,7 +120,7 @@ METHODS: dict[str, Method] = {
             "maml",
             "MAML",
             "second-order MAML by l2l.algorithms.MAML (or higher, or all tasks at once)",
-            {"lr": 3e-3, "inner_lr": 0.4, "steps": 1, "implementation": "learn2learn"},
+            {"lr": 3e-3, "inner_lr": 0.1, "steps": 1, "implementation": "learn2learn"},
             _maml,
         ),
         Method(
