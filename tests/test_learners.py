@@ -397,6 +397,8 @@ def test_bad_input_is_refused_with_a_way_out() -> None:
         learner.adapt(F.cross_entropy(outputs, y.clamp_max(2)))
     with pytest.raises(InputError, match="try start='ridge'"):
         learner.adapt(F.mse_loss(outputs, torch.randn_like(outputs)))
+    with pytest.raises(InputError, match="has 4 outputs, got a task of 5 ways"):
+        adapter("gradient").adapt(support=(x[:5], torch.arange(5)), ways=5)
     frozen = adapter("gradient")
     frozen.head.weight.requires_grad_(False)
     learner = frozen.clone()

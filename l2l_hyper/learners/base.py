@@ -137,7 +137,7 @@ class Learner(nn.Module):
         return Adapted({name: own[name].expand(tasks, *own[name].shape) for name in self.generated})
 
     def adapt_tasks(self, support: Tensor, labels: Tensor, *, ways: int | None = None, steps: int = 1) -> Adapted:
-        """Adapt to T tasks at once.
+        """Adapt to T tasks at once; every class of a task needs a support sample, which is not checked here.
 
         Args:
             support: support samples, shape ``(T, N, ...)``.

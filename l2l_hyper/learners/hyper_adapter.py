@@ -124,6 +124,12 @@ class HyperAdapter(Learner):
         self, support: Support, observe: Callable[[dict[str, Tensor]], Support], first: bool
     ) -> dict[str, Tensor]:
         """The start (the first time, or a further gradient step), then the residual."""
+        ways, own = support.targets.shape[-1], support.outputs.shape[-1]
+        if first and self.start.uses_base and ways != own:
+            raise InputError(
+                f"{type(self.start).__name__} begins at the network's own last layer, which has {own} outputs, got a "
+                f"task of {ways} ways; build the model for as many, or use start='gaussian', 'prototype' or 'ridge'"
+            )
         if self.hyper_body is not None and first:
             support = observe({**support.weights, **self._change_body(self.hyper_body, support)})
         weights = self.start(support) if first or self.start.uses_gradient else support.weights
