@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from l2l_hyper._learn2learn import learn2learn
 from l2l_hyper.engine import METHODS
+from l2l_hyper.nn import Normalization
 
 WAYS = 3
 
@@ -23,18 +25,17 @@ def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x, labels.repeat_interleave(2).expand(2, -1), q, labels.repeat_interleave(3).expand(2, -1)
 
 
-@pytest.mark.parametrize("normalization", ["support", "transductive", "running"])
-@pytest.mark.parametrize(
-    ("name", "implementation"), [("maml", "higher"), ("maml", "batched"), ("anil", "batched"), ("protonet", "batched")]
-)
+BATCHED = [(name, "batched", mode) for name in ("maml", "anil", "protonet") for mode in get_args(Normalization)]
+HIGHER = [("maml", "higher", mode) for mode in ("support", "transductive")]  # its copies keep running averages apart
+
+
+@pytest.mark.parametrize(("name", "implementation", "normalization"), BATCHED + HIGHER)
 def test_implementations_agree_in_value_gradient_and_statistics(
     batch: tuple[Tensor, Tensor, Tensor, Tensor], name: str, implementation: str, normalization: str
 ) -> None:
     x, y, q, qy = batch
     torch.manual_seed(0)
     model = learn2learn().vision.models.OmniglotCNN(WAYS, hidden_size=4).double()
-    if normalization == "running" and implementation != "batched":
-        pytest.skip("higher's functional copies hold the buffers of the network: covered by the batched implementation")
     seen = []
     for one in ("learn2learn", implementation):
         mine: nn.Module = copy.deepcopy(model)

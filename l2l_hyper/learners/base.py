@@ -1,42 +1,23 @@
-"""learn2learn's protocol, clone() / adapt(loss) / forward, over pure functions on a batch of tasks."""
+"""learn2learn's protocol, clone() / adapt(loss) / forward, for one task."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..hypernet.support import Support
-from ..nn import Normalization, call, convert_norm, recorded_statistics, share_copy, statistics_of, update_running
+from ..nn import Normalization, share_copy
+from .batch import Adapted, BatchLearner, Statistics, one_task
 from .labels import recover_targets
 
-__all__ = ["Adapted", "Learner"]
+__all__ = ["Learner"]
 
-Statistics = dict[str, tuple[Tensor, Tensor]]
-Observe = Callable[[dict[str, Tensor]], tuple[Tensor, Tensor, Statistics]]
 L = TypeVar("L", bound="Learner")
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """What adaptation gives a batch of T tasks.
-
-    Attributes:
-        weights: the generated weights by name, each with a leading task dimension.
-        statistics: mean and variance ``(T, C)`` of the support set by name of the normalization layer.
-        steps: how often the tasks were adapted.
-    """
-
-    weights: dict[str, Tensor]
-    statistics: Statistics = field(default_factory=dict)
-    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,26 +32,22 @@ class _Seen:
     statistics: Statistics
 
 
-class Learner(nn.Module):
-    """A network some of whose weights are made anew for each task, answering as ``l2l.algorithms.MAML`` does.
+class Learner(BatchLearner):
+    """A :class:`~l2l_hyper.learners.BatchLearner` that answers as ``l2l.algorithms.MAML`` does.
 
-    Subclasses say how in :meth:`update`, for a batch of tasks; the engine calls :meth:`adapt_tasks` and
-    :meth:`predict_tasks` with many tasks, ``adapt`` and ``forward`` run the same code with one.
+    The engine calls :meth:`adapt_tasks` and :meth:`predict_tasks` with many tasks; ``adapt`` and ``forward`` run the
+    same code with one.
 
     Args:
-        model: the network.  Its parameters are shared, not copied; its BatchNorm layers are seen through
-            :class:`~l2l_hyper.nn.TaskNorm`.  Its last layer must be an ``nn.Linear``.
+        model: the network.
         normalization: "support", "transductive" or "running", see :class:`~l2l_hyper.nn.TaskNorm`.
         first_order: whether gradients taken on the support set are constants.
-        allow_unused: whether ``adapt`` accepts generated weights on which the outputs do not depend.
+        allow_unused: whether ``adapt`` accepts generated weights on which the outputs do not depend; ``None`` means as
+            ``allow_nograd``.
         allow_nograd: whether ``adapt`` accepts frozen generated weights, which then stay as they are.
-
-    Raises:
-        InputError: if ``model`` has no linear layer.
     """
 
-    module: nn.Module
-    start_takes_gradients: bool = False
+    needs_every_class: bool = False
 
     def __init__(
         self,
@@ -81,22 +58,13 @@ class Learner(nn.Module):
         allow_unused: bool | None,
         allow_nograd: bool,
     ) -> None:
-        super().__init__()
-        if not isinstance(model, nn.Module):
-            raise InputError(f"expected an nn.Module to adapt, got {type(model).__name__}")
-        # A copy of the tree with the same tensors: what is changed below does not show in the user's model.
-        self.module = convert_norm(share_copy(model, copy_buffers=False), normalization)
-        linear = [name for name, m in self.module.named_modules() if isinstance(m, nn.Linear)]
-        if not linear:
-            raise InputError(
-                f"expected a model whose last layer is an nn.Linear, got {type(model).__name__} without one; "
-                "wrap it as nn.Sequential(model, nn.Linear(features, ways))"
-            )
-        self.head_name = linear[-1]
-        self.generated: tuple[str, ...] = ()
-        self.first_order = first_order
+        super().__init__(
+            model,
+            normalization=normalization,
+            first_order=first_order,
+            allow_unused=allow_nograd if allow_unused is None else allow_unused,
+        )
         self.allow_nograd = allow_nograd
-        self.allow_unused = allow_nograd if allow_unused is None else allow_unused
         self._state: Adapted | None = None
         self._seen = _records()
 
@@ -107,142 +75,8 @@ class Learner(nn.Module):
             return getattr(self.__dict__["_modules"]["module"], name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            **self.__dict__,
-            "_seen": _records(),
-        }  # a record of a forward pass holds a graph, which neither copies nor pickles
-
-    @property
-    def head(self) -> nn.Linear:
-        """The last layer of the network."""
-        return self.module.get_submodule(self.head_name)  # type: ignore[return-value]
-
-    # The pure functions, on a batch of tasks ---------------------------------------------------------------------
-
-    def update(
-        self, support: Support, observe: Callable[[dict[str, Tensor]], Support], first: bool
-    ) -> dict[str, Tensor]:
-        """New weights for a batch of tasks.
-
-        Args:
-            support: what the network shows on the support sets under its current weights.
-            observe: the same under other weights.
-            first: whether these tasks are adapted for the first time.
-        """
-        raise NotImplementedError
-
-    def initial(self, tasks: int = 1) -> Adapted:
-        """The network's own values of the generated weights, for a number of tasks."""
-        own = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
-        return Adapted({name: own[name].expand(tasks, *own[name].shape) for name in self.generated})
-
-    def adapt_tasks(self, support: Tensor, labels: Tensor, *, ways: int | None = None, steps: int = 1) -> Adapted:
-        """Adapt to T tasks at once; every class of a task needs a support sample, which is not checked here.
-
-        Args:
-            support: support samples, shape ``(T, N, ...)``.
-            labels: their classes, shape ``(T, N)``, integer; or values, shape ``(T, N, C)``.
-            ways: number of classes; defaults to the outputs of the network's last layer.
-            steps: how often to adapt.
-        """
-        state = self.initial(len(support))
-        observe = _over_tasks(self._run, support, None)
-        for _ in range(steps):
-            state = self._adapt_explicitly(state, labels, ways, observe)
-        if self.training:
-            update_running(self.module, state.statistics)
-        return state
-
-    def predict_tasks(self, adapted: Adapted, x: Tensor) -> Tensor:
-        """Outputs ``(T, Q, C)`` on samples ``(T, Q, ...)`` of the tasks that were adapted to."""
-        return _over_tasks(self._run, x, adapted.statistics)(adapted.weights)[0]
-
-    def _run(
-        self, weights: dict[str, Tensor], statistics: Statistics | None, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor, Statistics]:
-        """One task through the network: outputs, inputs of the last layer, statistics of the normalization layers."""
-        seen: list[Tensor] = []
-        hook = self.head.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0], output)))
-        try:
-            with statistics_of(self.module, statistics):
-                outputs = call(self.module, weights, *args, **kwargs)
-                recorded = recorded_statistics(self.module)
-        finally:
-            hook.remove()
-        if len(seen) != 2 or seen[1] is not outputs:
-            raise InputError(
-                f"expected a model that returns the outputs of its last nn.Linear ({self.head_name!r}) unchanged, "
-                "got one that does more; apply what follows it (log_softmax, squeeze, ...) outside the model"
-            )
-        return outputs, seen[0], {**(statistics or {}), **recorded}
-
-    def _adapt_explicitly(self, state: Adapted, labels: Tensor, ways: int | None, observe: Observe) -> Adapted:
-        """One step with the loss of the labels; without gradients around it, none flow out of it either."""
-        outside = torch.is_grad_enabled()
-        inside = outside or self.start_takes_gradients
-        if inside and not outside:
-            frozen = self._frozen()
-            state = replace(
-                state, weights={n: w.detach().requires_grad_(n not in frozen) for n, w in state.weights.items()}
-            )
-        with torch.set_grad_enabled(inside):
-            outputs, features, statistics = observe(state.weights)
-            targets, delta = self._explicit_signal(outputs, labels, ways)
-            state = replace(state, statistics=statistics)
-            state = self._step(state, outputs, features, targets, delta, observe, second_order=outside)
-        if outside:
-            return state
-        return replace(
-            state,
-            weights={n: w.detach() for n, w in state.weights.items()},
-            statistics={n: (mean.detach(), var.detach()) for n, (mean, var) in state.statistics.items()},
-        )
-
-    def _step(
-        self,
-        state: Adapted,
-        outputs: Tensor,
-        features: Tensor,
-        targets: tuple[Tensor, bool],
-        delta: Tensor,
-        observe: Observe,
-        *,
-        second_order: bool = True,
-    ) -> Adapted:
-        second_order = second_order and not self.first_order
-
-        def support_of(outputs: Tensor, features: Tensor, delta: Tensor, weights: dict[str, Tensor]) -> Support:
-            return Support(features, targets[0], outputs, delta, weights, targets[1], second_order, self.allow_unused)
-
-        statistics = state.statistics
-
-        def again(weights: dict[str, Tensor]) -> Support:
-            nonlocal statistics
-            outputs, features, statistics = observe(weights)
-            return support_of(outputs, features, delta, weights)
-
-        support = support_of(outputs, features, delta, state.weights)
-        weights = self.update(support, again, state.steps == 0)
-        if self._changes_body and statistics:
-            again(weights)  # the statistics under the new weights, for the queries
-        return Adapted(weights, statistics, state.steps + 1)
-
-    @property
-    def _changes_body(self) -> bool:
-        return len(self.generated) > 2
-
-    def _explicit_signal(self, outputs: Tensor, labels: Tensor, ways: int | None) -> tuple[tuple[Tensor, bool], Tensor]:
-        """Targets and δ of the mean cross-entropy (integer labels) or mean squared error (values) of each task."""
-        if labels.is_floating_point():
-            if labels.shape != outputs.shape:
-                raise InputError(f"expected values of shape {tuple(outputs.shape)}, got {tuple(labels.shape)}")
-            return (labels, False), 2 * (outputs - labels) / outputs[0].numel()
-        targets = F.one_hot(labels, outputs.shape[-1] if ways is None else ways).to(outputs.dtype)
-        if targets.shape != outputs.shape:
-            return (targets, True), torch.zeros_like(targets)  # other ways than the network's: no loss to derive
-        return (targets, True), (outputs.softmax(-1) - targets) / outputs.shape[-2]
-
-    # learn2learn's protocol, on one task -------------------------------------------------------------------------
+        # A record of a forward pass holds a graph, which neither copies nor pickles.
+        return {**self.__dict__, "_seen": _records()}
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Outputs of the network: with its own weights before ``adapt``, with the task's afterwards."""
@@ -314,9 +148,6 @@ class Learner(nn.Module):
         if allow_nograd is not None:
             self.allow_nograd = allow_nograd
 
-    def _frozen(self) -> list[str]:
-        return [n for n, p in self.module.named_parameters() if n in self.generated and not p.requires_grad]
-
     def _adapt_to_support(self, x: Tensor, y: Tensor, ways: int | None) -> Adapted:
         if not isinstance(y, Tensor) or len(x) != len(y):
             raise InputError(f"support=(x, y) needs one label a sample, got {len(x)} samples and {len(y)} labels")
@@ -327,14 +158,15 @@ class Learner(nn.Module):
                     f"labels must lie in 0 … {classes - 1} for {classes} ways, got {int(y.min())} … {int(y.max())}; "
                     "try ways= or relabel the task"
                 )
-            _check_every_class(F.one_hot(y, classes))
+            if self.needs_every_class:
+                _check_every_class(F.one_hot(y, classes))
         state = self.initial() if self._state is None else self._state
-        return self._adapt_explicitly(state, y.unsqueeze(0), ways, _one_task(self._run, (x,), {}))
+        return self._adapt_explicitly(state, y.unsqueeze(0), ways, one_task(self._run, (x,), {}))
 
     def _adapt_to_loss(self, loss: Tensor) -> Adapted:
         seen, delta = self._what_loss_is_about(loss)
         targets, classification = recover_targets(seen.outputs, delta, loss)
-        if classification:
+        if classification and self.needs_every_class:
             _check_every_class(targets)
         steps = 0 if self._state is None else self._state.steps
         statistics = {name: (mean[None], var[None]) for name, (mean, var) in seen.statistics.items()}
@@ -344,7 +176,7 @@ class Learner(nn.Module):
             seen.features[None],
             (targets[None], classification),
             delta[None],
-            _one_task(self._run, seen.args, seen.kwargs),
+            one_task(self._run, seen.args, seen.kwargs),
         )
 
     def _what_loss_is_about(self, loss: Tensor) -> tuple[_Seen, Tensor]:
@@ -389,27 +221,3 @@ def _check_every_class(one_hot: Tensor) -> None:
             f"every class needs a support sample, classes {missing} of {one_hot.shape[-1]} have none; "
             "build the model with as many outputs as the task has ways, or use adapt(support=(x, y), ways=...)"
         )
-
-
-def _one_task(
-    run: Callable[..., tuple[Tensor, Tensor, Statistics]], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Observe:
-    """Run one task without vmap, so that any Python the user's model holds is fine; results get a task dimension."""
-
-    def observe(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor, Statistics]:
-        outputs, features, statistics = run({n: w[0] for n, w in weights.items()}, None, *args, **kwargs)
-        return outputs[None], features[None], {n: (mean[None], var[None]) for n, (mean, var) in statistics.items()}
-
-    return observe
-
-
-def _over_tasks(
-    run: Callable[..., tuple[Tensor, Tensor, Statistics]], x: Tensor, statistics: Statistics | None
-) -> Observe:
-    """Run every task at once; weights that are not generated are shared, so their layers see one large batch."""
-
-    def observe(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor, Statistics]:
-        over = (0, None if statistics is None else 0, 0)
-        return vmap(run, in_dims=over, randomness="different")(weights, statistics, x)
-
-    return observe

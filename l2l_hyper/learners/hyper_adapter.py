@@ -105,6 +105,7 @@ class HyperAdapter(Learner):
         self.generated = (*head, *body)
         self.start = STARTS[start](self.generated, features, lr)
         self.start_takes_gradients = self.start.uses_gradient
+        self.needs_every_class = self.start.needs_classes
         self.hyper = self.hyper_body = None
         if residual:
             encoder = ClassAttention(features + 1, features, width=width, blocks=blocks, heads=heads, dropout=dropout)

@@ -1,0 +1,228 @@
+"""Making weights for a batch of tasks: pure functions, which one task goes through as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+from torch.nn import functional as F
+
+from ..errors import InputError
+from ..hypernet.support import Support
+from ..nn import Normalization, call, convert_norm, recorded_statistics, share_copy, statistics_of, update_running
+
+__all__ = ["Adapted", "BatchLearner", "one_task"]
+
+Statistics = dict[str, tuple[Tensor, Tensor]]
+Observe = Callable[[dict[str, Tensor]], tuple[Tensor, Tensor, Statistics]]
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What adaptation gives a batch of T tasks.
+
+    Attributes:
+        weights: the generated weights by name, each with a leading task dimension.
+        statistics: mean and variance ``(T, C)`` of the support set by name of the normalization layer.
+        steps: how often the tasks were adapted.
+    """
+
+    weights: dict[str, Tensor]
+    statistics: Statistics = field(default_factory=dict)
+    steps: int = 0
+
+
+class BatchLearner(nn.Module):
+    """A network some of whose weights are made anew for each task; subclasses say how in :meth:`update`.
+
+    Args:
+        model: the network.  Its parameters are shared, not copied; its BatchNorm layers are seen through
+            :class:`~l2l_hyper.nn.TaskNorm`.  Its last layer must be an ``nn.Linear``.
+        normalization: "support", "transductive" or "running", see :class:`~l2l_hyper.nn.TaskNorm`.
+        first_order: whether gradients taken on the support set are constants.
+        allow_unused: whether generated weights on which the outputs do not depend are accepted.
+
+    Raises:
+        InputError: if ``model`` has no linear layer.
+    """
+
+    module: nn.Module
+    start_takes_gradients: bool = False
+
+    def __init__(
+        self, model: nn.Module, *, normalization: Normalization, first_order: bool, allow_unused: bool
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module):
+            raise InputError(f"expected an nn.Module to adapt, got {type(model).__name__}")
+        # A copy of the tree with the same tensors: what is changed below does not show in the user's model.
+        self.module = convert_norm(share_copy(model, copy_buffers=False), normalization)
+        linear = [name for name, m in self.module.named_modules() if isinstance(m, nn.Linear)]
+        if not linear:
+            raise InputError(
+                f"expected a model whose last layer is an nn.Linear, got {type(model).__name__} without one; "
+                "wrap it as nn.Sequential(model, nn.Linear(features, ways))"
+            )
+        self.head_name = linear[-1]
+        self.generated: tuple[str, ...] = ()
+        self.first_order = first_order
+        self.allow_unused = allow_unused
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer of the network."""
+        return self.module.get_submodule(self.head_name)  # type: ignore[return-value]
+
+    def update(
+        self, support: Support, observe: Callable[[dict[str, Tensor]], Support], first: bool
+    ) -> dict[str, Tensor]:
+        """New weights for a batch of tasks.
+
+        Args:
+            support: what the network shows on the support sets under its current weights.
+            observe: the same under other weights.
+            first: whether these tasks are adapted for the first time.
+        """
+        raise NotImplementedError
+
+    def initial(self, tasks: int = 1) -> Adapted:
+        """The network's own values of the generated weights, for a number of tasks."""
+        own = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        return Adapted({name: own[name].expand(tasks, *own[name].shape) for name in self.generated})
+
+    def adapt_tasks(self, support: Tensor, labels: Tensor, *, ways: int | None = None, steps: int = 1) -> Adapted:
+        """Adapt to T tasks at once; every class of a task needs a support sample, which is not checked here.
+
+        Args:
+            support: support samples, shape ``(T, N, ...)``.
+            labels: their classes, shape ``(T, N)``, integer; or values, shape ``(T, N, C)``.
+            ways: number of classes; defaults to the outputs of the network's last layer.
+            steps: how often to adapt.
+        """
+        state = self.initial(len(support))
+        observe = _over_tasks(self._run, support, None)
+        for _ in range(steps):
+            state = self._adapt_explicitly(state, labels, ways, observe)
+        if self.training:
+            update_running(self.module, state.statistics)
+        return state
+
+    def predict_tasks(self, adapted: Adapted, x: Tensor) -> Tensor:
+        """Outputs ``(T, Q, C)`` on samples ``(T, Q, ...)`` of the tasks that were adapted to."""
+        return _over_tasks(self._run, x, adapted.statistics)(adapted.weights)[0]
+
+    def _run(
+        self, weights: dict[str, Tensor], statistics: Statistics | None, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor, Statistics]:
+        """One task through the network: outputs, inputs of the last layer, statistics of the normalization layers."""
+        seen: list[Tensor] = []
+        hook = self.head.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0], output)))
+        try:
+            with statistics_of(self.module, statistics):
+                outputs = call(self.module, weights, *args, **kwargs)
+                recorded = recorded_statistics(self.module)
+        finally:
+            hook.remove()
+        if len(seen) != 2 or seen[1] is not outputs:
+            raise InputError(
+                f"expected a model that returns the outputs of its last nn.Linear ({self.head_name!r}) unchanged, "
+                "got one that does more; apply what follows it (log_softmax, squeeze, ...) outside the model"
+            )
+        return outputs, seen[0], {**(statistics or {}), **recorded}
+
+    def _adapt_explicitly(self, state: Adapted, labels: Tensor, ways: int | None, observe: Observe) -> Adapted:
+        """One step with the loss of the labels; without gradients around it, none flow out of it either."""
+        outside = torch.is_grad_enabled()
+        inside = outside or self.start_takes_gradients
+        if inside and not outside:
+            frozen = self._frozen()
+            state = replace(
+                state, weights={n: w.detach().requires_grad_(n not in frozen) for n, w in state.weights.items()}
+            )
+        with torch.set_grad_enabled(inside):
+            outputs, features, statistics = observe(state.weights)
+            targets, delta = self._explicit_signal(outputs, labels, ways)
+            state = replace(state, statistics=statistics)
+            state = self._step(state, outputs, features, targets, delta, observe, second_order=outside)
+        if outside:
+            return state
+        return replace(
+            state,
+            weights={n: w.detach() for n, w in state.weights.items()},
+            statistics={n: (mean.detach(), var.detach()) for n, (mean, var) in state.statistics.items()},
+        )
+
+    def _step(
+        self,
+        state: Adapted,
+        outputs: Tensor,
+        features: Tensor,
+        targets: tuple[Tensor, bool],
+        delta: Tensor,
+        observe: Observe,
+        *,
+        second_order: bool = True,
+    ) -> Adapted:
+        second_order = second_order and not self.first_order
+
+        def support_of(outputs: Tensor, features: Tensor, delta: Tensor, weights: dict[str, Tensor]) -> Support:
+            return Support(features, targets[0], outputs, delta, weights, targets[1], second_order, self.allow_unused)
+
+        statistics = state.statistics
+
+        def again(weights: dict[str, Tensor]) -> Support:
+            nonlocal statistics
+            outputs, features, statistics = observe(weights)
+            return support_of(outputs, features, delta, weights)
+
+        support = support_of(outputs, features, delta, state.weights)
+        weights = self.update(support, again, state.steps == 0)
+        if self._changes_body and statistics:
+            again(weights)  # the statistics under the new weights, for the queries
+        return Adapted(weights, statistics, state.steps + 1)
+
+    @property
+    def _changes_body(self) -> bool:
+        return len(self.generated) > 2
+
+    def _explicit_signal(self, outputs: Tensor, labels: Tensor, ways: int | None) -> tuple[tuple[Tensor, bool], Tensor]:
+        """Targets and δ of the mean cross-entropy (integer labels) or mean squared error (values) of each task."""
+        if labels.is_floating_point():
+            if labels.shape != outputs.shape:
+                raise InputError(f"expected values of shape {tuple(outputs.shape)}, got {tuple(labels.shape)}")
+            return (labels, False), 2 * (outputs - labels) / outputs[0].numel()
+        targets = F.one_hot(labels, outputs.shape[-1] if ways is None else ways).to(outputs.dtype)
+        if targets.shape != outputs.shape:
+            return (targets, True), torch.zeros_like(targets)  # other ways than the network's: no loss to derive
+        return (targets, True), (outputs.softmax(-1) - targets) / outputs.shape[-2]
+
+    def _frozen(self) -> list[str]:
+        return [n for n, p in self.module.named_parameters() if n in self.generated and not p.requires_grad]
+
+
+def one_task(
+    run: Callable[..., tuple[Tensor, Tensor, Statistics]], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Observe:
+    """Run one task without vmap, so that any Python the user's model holds is fine; results get a task dimension."""
+
+    def observe(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor, Statistics]:
+        outputs, features, statistics = run({n: w[0] for n, w in weights.items()}, None, *args, **kwargs)
+        return outputs[None], features[None], {n: (mean[None], var[None]) for n, (mean, var) in statistics.items()}
+
+    return observe
+
+
+def _over_tasks(
+    run: Callable[..., tuple[Tensor, Tensor, Statistics]], x: Tensor, statistics: Statistics | None
+) -> Observe:
+    """Run every task at once; weights that are not generated are shared, so their layers see one large batch."""
+
+    def observe(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor, Statistics]:
+        over = (0, None if statistics is None else 0, 0)
+        return vmap(run, in_dims=over, randomness="different")(weights, statistics, x)
+
+    return observe
