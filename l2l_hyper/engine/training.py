@@ -107,7 +107,6 @@ def train_and_test(
         },
         "manifest": shared,
         "normalization": experiment.normalization,
-        "options": METHODS[run.method].complete(run.options),
     }
     if test:
         result["losses"], result["accuracies"] = evaluate(
