@@ -55,7 +55,7 @@ def test_running_averages_pool_the_tasks() -> None:
     torch.testing.assert_close(converted[1].running_mean, 0.1 * features.mean((0, 2, 3)))
     torch.testing.assert_close(converted[1].running_var, 0.9 + 0.1 * features.var((0, 2, 3), correction=0))
     before = converted[1].running_mean.clone()
-    update_running(converted.eval(), vmap(run)(x) if converted.training else {"1": (before[None], before[None])})
+    update_running(converted.eval(), {"1": (before[None] + 1, before[None] + 1)})  # in evaluation nothing moves
     assert torch.equal(converted[1].running_mean, before)
 
 
