@@ -17,6 +17,7 @@ __all__ = [
     "TaskNorm",
     "call",
     "convert_norm",
+    "install",
     "recorded_statistics",
     "share_copy",
     "slots",
@@ -178,6 +179,19 @@ def slots(module: nn.Module) -> dict[str, list[str]]:
                 full = f"{prefix}.{name}" if prefix else name
                 places.setdefault(id(tensor), {})[(id(child), name)] = full
     return {names[0]: names for names in (list(place.values()) for place in places.values())}
+
+
+def install(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put tensors in the places of parameters or buffers, where the methods and attributes of the module find them.
+
+    The tensors keep their graph, as after ``l2l.update_module``; tied places stay tied.
+    """
+    places = slots(module)
+    for name, value in weights.items():
+        for place in places[name]:
+            owner, _, slot = place.rpartition(".")
+            holder = module.get_submodule(owner)
+            (holder._parameters if slot in holder._parameters else holder._buffers)[slot] = value  # type: ignore[assignment]
 
 
 def call(module: nn.Module, weights: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:

@@ -304,6 +304,21 @@ def test_a_bare_linear_head_as_anil_scripts_have_it() -> None:
     assert all(p.grad is not None for p in [*head.parameters(), *features.parameters()])
 
 
+@pytest.mark.parametrize("start", ["gaussian", "gradient"])
+def test_a_model_that_ends_in_log_softmax_as_meta_mnist_has_it(start: str) -> None:
+    plain = adapter(start)
+    ending = adapter(start, model=nn.Sequential(network(), nn.LogSoftmax(-1)))
+    ending.load_state_dict({n.replace("module.", "module.0."): t for n, t in plain.state_dict().items()})
+    x, y, q, qy = (t[0] for t in tasks())
+    first, second = plain.clone(), ending.clone()
+    first.adapt(F.cross_entropy(first(x), y))
+    second.adapt(F.nll_loss(second(x), y))
+    loss, same = F.cross_entropy(first(q), qy), F.nll_loss(second(q), qy)
+    torch.testing.assert_close(loss, same)
+    for a, b in zip(gradients(loss, plain), gradients(same, ending), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_repeated_evaluation_without_gradients_keeps_no_records() -> None:
     hyper = adapter()
     x, y, q, _ = tasks()
@@ -376,8 +391,8 @@ def test_bad_input_is_refused_with_a_way_out() -> None:
         HyperAdapter(network(), start="zero")
     with pytest.raises(InputError, match="matches no parameter"):
         HyperAdapter(network(), generate="layers.*")
-    with pytest.raises(InputError, match="returns the outputs of its last nn.Linear"):
-        HyperAdapter(nn.Sequential(network().double(), nn.LogSoftmax(-1)))(x)
+    with pytest.raises(InputError, match="makes its outputs from those of its last nn.Linear"):
+        HyperAdapter(nn.Sequential(nn.Linear(8, 6), nn.AvgPool2d(2)).double())(x)
     hyper = adapter()
     with pytest.raises(InputError, match="before a forward pass"):
         hyper.clone().adapt(torch.tensor(1.0, requires_grad=True))

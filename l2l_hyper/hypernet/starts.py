@@ -78,14 +78,20 @@ class GradientStart(Start):
     def forward(self, support: Support) -> dict[str, Tensor]:
         """The weights after one step; ``support.outputs`` must have been computed from ``support.weights``."""
         learned = {name: w for name, w in support.weights.items() if w.requires_grad}
-        gradients = torch.autograd.grad(
-            support.outputs,
-            list(learned.values()),
-            support.delta,
-            create_graph=support.second_order,
-            retain_graph=True,
-            allow_unused=support.allow_unused,
-        )
+        try:
+            gradients = torch.autograd.grad(
+                support.outputs,
+                list(learned.values()),
+                support.delta,
+                create_graph=support.second_order,
+                retain_graph=True,
+                allow_unused=support.allow_unused,
+            )
+        except RuntimeError as error:
+            raise InputError(
+                f"expected outputs that depend on every generated weight ({str(error).splitlines()[0]}); "
+                "try allow_unused=True, or generate fewer"
+            ) from error
         moved = {n: w - self.lr * g for (n, w), g in zip(learned.items(), gradients, strict=True) if g is not None}
         return {**support.weights, **moved}
 

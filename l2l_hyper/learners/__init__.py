@@ -3,5 +3,6 @@
 from .base import Learner
 from .batch import Adapted, BatchLearner
 from .hyper_adapter import HyperAdapter
+from .hyper_sgd import HyperSGD
 
-__all__ = ["Adapted", "BatchLearner", "HyperAdapter", "Learner"]
+__all__ = ["Adapted", "BatchLearner", "HyperAdapter", "HyperSGD", "Learner"]

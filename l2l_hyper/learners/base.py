@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..nn import Normalization, share_copy
-from .batch import Adapted, BatchLearner, Statistics, one_task
+from ..nn import Normalization, install, share_copy
+from .batch import Adapted, BatchLearner, Pass, one_task, with_tasks
 from .labels import recover_targets
 
 __all__ = ["Learner"]
@@ -27,9 +27,7 @@ class _Seen:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     weights: dict[str, Tensor]
-    outputs: Tensor
-    features: Tensor
-    statistics: Statistics
+    shown: Pass
 
 
 class Learner(BatchLearner):
@@ -82,12 +80,14 @@ class Learner(BatchLearner):
         """Outputs of the network: with its own weights before ``adapt``, with the task's afterwards."""
         state = self.initial() if self._state is None else self._state
         given = {name: (mean[0], var[0]) for name, (mean, var) in state.statistics.items()} or None
-        outputs, features, statistics = self._run({n: w[0] for n, w in state.weights.items()}, given, *args, **kwargs)
+        weights = {name: w[0] for name, w in state.weights.items()}
+        if torch.is_grad_enabled():  # a loss must lead back to the logits, were everything before them frozen
+            bias = self.generated[1]
+            weights[bias] = weights[bias] if weights[bias].requires_grad else weights[bias].detach().requires_grad_()
+        shown = self._run(weights, given, *args, **kwargs)
         if torch.is_grad_enabled():
-            if not outputs.requires_grad:
-                outputs.requires_grad_()
-            self._seen.append(_Seen(args, kwargs, state.weights, outputs, features, statistics))
-        return outputs
+            self._seen.append(_Seen(args, kwargs, state.weights, shown))
+        return shown.outputs
 
     def adapt(
         self,
@@ -128,6 +128,9 @@ class Learner(BatchLearner):
             else:
                 raise InputError(f"adapt needs a loss or support=(x, y), got {'both' if support else 'neither'}")
             self._seen = _records()
+            # The module's attributes and methods show the task's weights, as with MAML.
+            frozen = self._frozen()
+            install(self.module, {name: w[0] for name, w in self._state.weights.items() if name not in frozen})
         finally:
             self.first_order, self.allow_unused, self.allow_nograd = before
 
@@ -165,15 +168,13 @@ class Learner(BatchLearner):
 
     def _adapt_to_loss(self, loss: Tensor) -> Adapted:
         seen, delta = self._what_loss_is_about(loss)
-        targets, classification = recover_targets(seen.outputs, delta, loss)
+        targets, classification = recover_targets(seen.shown.logits, delta, loss)
         if classification and self.needs_every_class:
             _check_every_class(targets)
         steps = 0 if self._state is None else self._state.steps
-        statistics = {name: (mean[None], var[None]) for name, (mean, var) in seen.statistics.items()}
         return self._step(
-            Adapted(seen.weights, statistics, steps),
-            seen.outputs[None],
-            seen.features[None],
+            Adapted(seen.weights, steps=steps),
+            with_tasks(seen.shown),
             (targets[None], classification),
             delta[None],
             one_task(self._run, seen.args, seen.kwargs),
@@ -195,7 +196,7 @@ class Learner(BatchLearner):
         if loss.requires_grad:
             deltas = torch.autograd.grad(
                 loss,
-                [seen.outputs for seen in self._seen],
+                [seen.shown.logits for seen in self._seen],
                 create_graph=self.start_takes_gradients and not self.first_order,
                 retain_graph=True,
                 allow_unused=True,

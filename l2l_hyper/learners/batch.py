@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,21 @@ from ..errors import InputError
 from ..hypernet.support import Support
 from ..nn import Normalization, call, convert_norm, recorded_statistics, share_copy, statistics_of, update_running
 
-__all__ = ["Adapted", "BatchLearner", "one_task"]
+__all__ = ["Adapted", "BatchLearner", "Pass", "one_task", "with_tasks"]
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
-Observe = Callable[[dict[str, Tensor]], tuple[Tensor, Tensor, Statistics]]
+
+
+class Pass(NamedTuple):
+    """What one forward pass shows: logits are the outputs of the last linear layer, features its inputs."""
+
+    outputs: Tensor
+    logits: Tensor
+    features: Tensor
+    statistics: Statistics
+
+
+Observe = Callable[[dict[str, Tensor]], Pass]
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,8 @@ class BatchLearner(nn.Module):
 
     Args:
         model: the network.  Its parameters are shared, not copied; its BatchNorm layers are seen through
-            :class:`~l2l_hyper.nn.TaskNorm`.  Its last layer must be an ``nn.Linear``.
+            :class:`~l2l_hyper.nn.TaskNorm`.  Its last layer must be an ``nn.Linear``;
+            what follows it without parameters, such as a log-softmax, is fine.
         normalization: "support", "transductive" or "running", see :class:`~l2l_hyper.nn.TaskNorm`.
         first_order: whether gradients taken on the support set are constants.
         allow_unused: whether generated weights on which the outputs do not depend are accepted.
@@ -113,12 +125,10 @@ class BatchLearner(nn.Module):
 
     def predict_tasks(self, adapted: Adapted, x: Tensor) -> Tensor:
         """Outputs ``(T, Q, C)`` on samples ``(T, Q, ...)`` of the tasks that were adapted to."""
-        return _over_tasks(self._run, x, adapted.statistics)(adapted.weights)[0]
+        return _over_tasks(self._run, x, adapted.statistics)(adapted.weights).outputs
 
-    def _run(
-        self, weights: dict[str, Tensor], statistics: Statistics | None, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor, Statistics]:
-        """One task through the network: outputs, inputs of the last layer, statistics of the normalization layers."""
+    def _run(self, weights: dict[str, Tensor], statistics: Statistics | None, *args: Any, **kwargs: Any) -> Pass:
+        """One task through the network."""
         seen: list[Tensor] = []
         hook = self.head.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0], output)))
         try:
@@ -127,12 +137,12 @@ class BatchLearner(nn.Module):
                 recorded = recorded_statistics(self.module)
         finally:
             hook.remove()
-        if len(seen) != 2 or seen[1] is not outputs:
+        if len(seen) != 2 or not isinstance(outputs, Tensor) or outputs.numel() != seen[1].numel():
             raise InputError(
-                f"expected a model that returns the outputs of its last nn.Linear ({self.head_name!r}) unchanged, "
-                "got one that does more; apply what follows it (log_softmax, squeeze, ...) outside the model"
+                f"expected a model that makes its outputs from those of its last nn.Linear ({self.head_name!r}), which "
+                "runs once, got one that does not; try l2l_hyper.HyperSGD, which takes any module"
             )
-        return outputs, seen[0], {**(statistics or {}), **recorded}
+        return Pass(outputs, seen[1], seen[0], {**(statistics or {}), **recorded})
 
     def _adapt_explicitly(self, state: Adapted, labels: Tensor, ways: int | None, observe: Observe) -> Adapted:
         """One step with the loss of the labels; without gradients around it, none flow out of it either."""
@@ -144,10 +154,9 @@ class BatchLearner(nn.Module):
                 state, weights={n: w.detach().requires_grad_(n not in frozen) for n, w in state.weights.items()}
             )
         with torch.set_grad_enabled(inside):
-            outputs, features, statistics = observe(state.weights)
-            targets, delta = self._explicit_signal(outputs, labels, ways)
-            state = replace(state, statistics=statistics)
-            state = self._step(state, outputs, features, targets, delta, observe, second_order=outside)
+            seen = observe(state.weights)
+            targets, delta = self._explicit_signal(seen.logits, labels, ways)
+            state = self._step(state, seen, targets, delta, observe, second_order=outside)
         if outside:
             return state
         return replace(
@@ -159,8 +168,7 @@ class BatchLearner(nn.Module):
     def _step(
         self,
         state: Adapted,
-        outputs: Tensor,
-        features: Tensor,
+        seen: Pass,
         targets: tuple[Tensor, bool],
         delta: Tensor,
         observe: Observe,
@@ -169,18 +177,20 @@ class BatchLearner(nn.Module):
     ) -> Adapted:
         second_order = second_order and not self.first_order
 
-        def support_of(outputs: Tensor, features: Tensor, delta: Tensor, weights: dict[str, Tensor]) -> Support:
-            return Support(features, targets[0], outputs, delta, weights, targets[1], second_order, self.allow_unused)
+        def support_of(seen: Pass, weights: dict[str, Tensor]) -> Support:
+            return Support(
+                seen.features, targets[0], seen.logits, delta, weights, targets[1], second_order, self.allow_unused
+            )
 
-        statistics = state.statistics
+        statistics = seen.statistics
 
         def again(weights: dict[str, Tensor]) -> Support:
             nonlocal statistics
-            outputs, features, statistics = observe(weights)
-            return support_of(outputs, features, delta, weights)
+            seen = observe(weights)
+            statistics = seen.statistics
+            return support_of(seen, weights)
 
-        support = support_of(outputs, features, delta, state.weights)
-        weights = self.update(support, again, state.steps == 0)
+        weights = self.update(support_of(seen, state.weights), again, state.steps == 0)
         if self._changes_body and statistics:
             again(weights)  # the statistics under the new weights, for the queries
         return Adapted(weights, statistics, state.steps + 1)
@@ -189,40 +199,34 @@ class BatchLearner(nn.Module):
     def _changes_body(self) -> bool:
         return len(self.generated) > 2
 
-    def _explicit_signal(self, outputs: Tensor, labels: Tensor, ways: int | None) -> tuple[tuple[Tensor, bool], Tensor]:
+    def _explicit_signal(self, logits: Tensor, labels: Tensor, ways: int | None) -> tuple[tuple[Tensor, bool], Tensor]:
         """Targets and δ of the mean cross-entropy (integer labels) or mean squared error (values) of each task."""
         if labels.is_floating_point():
-            if labels.shape != outputs.shape:
-                raise InputError(f"expected values of shape {tuple(outputs.shape)}, got {tuple(labels.shape)}")
-            return (labels, False), 2 * (outputs - labels) / outputs[0].numel()
-        targets = F.one_hot(labels, outputs.shape[-1] if ways is None else ways).to(outputs.dtype)
-        if targets.shape != outputs.shape:
+            if labels.shape != logits.shape:
+                raise InputError(f"expected values of shape {tuple(logits.shape)}, got {tuple(labels.shape)}")
+            return (labels, False), 2 * (logits - labels) / logits[0].numel()
+        targets = F.one_hot(labels, logits.shape[-1] if ways is None else ways).to(logits.dtype)
+        if targets.shape != logits.shape:
             return (targets, True), torch.zeros_like(targets)  # other ways than the network's: no loss to derive
-        return (targets, True), (outputs.softmax(-1) - targets) / outputs.shape[-2]
+        return (targets, True), (logits.softmax(-1) - targets) / logits.shape[-2]
 
     def _frozen(self) -> list[str]:
-        return [n for n, p in self.module.named_parameters() if n in self.generated and not p.requires_grad]
+        own = ((n, p) for n, p in self.module.named_parameters() if isinstance(p, nn.Parameter))
+        return [n for n, p in own if n in self.generated and not p.requires_grad]
 
 
-def one_task(
-    run: Callable[..., tuple[Tensor, Tensor, Statistics]], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Observe:
+def one_task(run: Callable[..., Pass], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Observe:
     """Run one task without vmap, so that any Python the user's model holds is fine; results get a task dimension."""
-
-    def observe(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor, Statistics]:
-        outputs, features, statistics = run({n: w[0] for n, w in weights.items()}, None, *args, **kwargs)
-        return outputs[None], features[None], {n: (mean[None], var[None]) for n, (mean, var) in statistics.items()}
-
-    return observe
+    return lambda weights: with_tasks(run({n: w[0] for n, w in weights.items()}, None, *args, **kwargs))
 
 
-def _over_tasks(
-    run: Callable[..., tuple[Tensor, Tensor, Statistics]], x: Tensor, statistics: Statistics | None
-) -> Observe:
+def with_tasks(one: Pass) -> Pass:
+    """A task dimension in front of what one task shows."""
+    statistics = {name: (mean[None], var[None]) for name, (mean, var) in one.statistics.items()}
+    return Pass(one.outputs[None], one.logits[None], one.features[None], statistics)
+
+
+def _over_tasks(run: Callable[..., Pass], x: Tensor, statistics: Statistics | None) -> Observe:
     """Run every task at once; weights that are not generated are shared, so their layers see one large batch."""
-
-    def observe(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor, Statistics]:
-        over = (0, None if statistics is None else 0, 0)
-        return vmap(run, in_dims=over, randomness="different")(weights, statistics, x)
-
-    return observe
+    over = (0, None if statistics is None else 0, 0)
+    return lambda weights: vmap(run, in_dims=over, randomness="different")(weights, statistics, x)
