@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import itertools
 import json
-import pickle
 import random
 import socket
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ondisk import SMALL, make_fc100
 
 from l2l_hyper._learn2learn import learn2learn
 from l2l_hyper.errors import InputError
@@ -30,66 +29,6 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("something tried to use the network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-
-
-def pixels(*shape: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def make_mini_imagenet(root: Path) -> None:
-    for seed, (split, classes) in enumerate({"train": 7, "validation": 5, "test": 6}.items()):
-        order = np.random.default_rng(seed).permutation(classes * 12).reshape(classes, 12)
-        data = {
-            "image_data": pixels(classes * 12, 84, 84, 3, seed=seed),
-            "class_dict": {f"n{split}{c}": order[c].tolist() for c in reversed(range(classes))},
-        }
-        (root / f"mini-imagenet-cache-{split}.pkl").write_bytes(pickle.dumps(data))
-
-
-def make_fc100(root: Path) -> None:
-    for seed, (split, classes) in enumerate({"train": 7, "val": 5, "test": 6}.items()):
-        labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(classes) * 3, 12)).tolist()
-        data = {"data": pixels(classes * 12, 32, 32, 3, seed=seed), "labels": labels}
-        (root / f"FC100_{split}.pickle").write_bytes(pickle.dumps(data, protocol=2))
-
-
-def png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def make_tiered_imagenet(root: Path) -> None:
-    (root / "tiered-imagenet").mkdir()
-    for seed, (split, classes) in enumerate({"train": 7, "val": 5, "test": 6}.items()):
-        sizes = [12 + c % 3 for c in range(classes)]
-        labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(classes), sizes))
-        images = [np.frombuffer(png(image), np.uint8) for image in pixels(len(labels), 84, 84, 3, seed=seed)]
-        folder = root / "tiered-imagenet"
-        (folder / f"{split}_images_png.pkl").write_bytes(pickle.dumps(images))
-        (folder / f"{split}_labels.pkl").write_bytes(pickle.dumps({"label_specific": labels, "label_general": labels}))
-
-
-def make_cifarfs(root: Path) -> None:
-    archive = root / "cifarfs" / "cifar100"
-    (archive / "splits" / "bertinetto").mkdir(parents=True)
-    for seed, (split, classes) in enumerate({"train": 7, "val": 5, "test": 6}.items()):
-        names = [f"{split}_{c}" for c in range(classes)]
-        (archive / "splits" / "bertinetto" / f"{split}.txt").write_text("\n".join(names) + "\n")
-        for c, name in enumerate(names):
-            (archive / "data" / name).mkdir(parents=True)
-            for i, image in enumerate(pixels(12, 32, 32, 3, seed=100 * seed + c)):
-                (archive / "data" / name / f"{i}.png").write_bytes(png(image))
-
-
-SMALL = {
-    "mini-imagenet": make_mini_imagenet,
-    "tiered-imagenet": make_tiered_imagenet,
-    "fc100": make_fc100,
-    "cifarfs": make_cifarfs,
-}
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +20,7 @@ from .glyphs import glyph_images
 from .loaders import LOADERS
 from .taskset import TensorTaskset
 
-__all__ = ["BenchmarkTasksets", "get_tasksets", "list_tasksets", "manifest"]
+__all__ = ["REGISTERED", "BenchmarkTasksets", "get_tasksets", "list_tasksets", "manifest"]
 
 _DESCRIPTIONS = {
     "glyphs": "letters and digits of many scripts typeset in matplotlib's fonts: 28x28, 342 classes, 20 images each",
@@ -33,6 +33,7 @@ _DESCRIPTIONS = {
 _SPLITS = ("train", "validation", "test")
 _OMNIGLOT_SPLIT = (1100, 100)  # training and validation classes; the other 423 are for testing
 _AUGMENTED = ("mini-imagenet", "tiered-imagenet")
+REGISTERED: dict[str, Callable[..., Any]] = {}  # makers of tasksets by name, see l2l_hyper.tasks.register
 
 
 class BenchmarkTasksets(NamedTuple):
@@ -49,7 +50,7 @@ def list_tasksets() -> dict[str, str]:
     >>> list(list_tasksets())
     ['glyphs', 'omniglot', 'mini-imagenet', 'tiered-imagenet', 'fc100', 'cifarfs']
     """
-    return dict(_DESCRIPTIONS)
+    return _DESCRIPTIONS | dict.fromkeys(REGISTERED, "added by l2l_hyper.tasks.register")
 
 
 def get_tasksets(
@@ -89,8 +90,22 @@ def get_tasksets(
     Raises:
         InputError: for an unknown name, data that are missing or damaged, and tasks that they cannot give.
     """
+    if name in REGISTERED:
+        made = REGISTERED[name](
+            train_ways=train_ways,
+            train_samples=train_samples,
+            test_ways=test_ways,
+            test_samples=test_samples,
+            num_tasks=num_tasks,
+            root=root,
+            device=device,
+            split_seed=split_seed,
+            data_augmentation=data_augmentation,
+            rotations=rotations,
+        )
+        return BenchmarkTasksets(*made)
     if name not in _DESCRIPTIONS:
-        raise InputError(f"expected tasksets called {', '.join(_DESCRIPTIONS)}, got {name!r}; see l2l-hyper list")
+        raise InputError(f"expected tasksets called {', '.join(list_tasksets())}, got {name!r}; see l2l-hyper list")
     _check_augmentation(name, data_augmentation)
     if split_seed < 0:
         raise InputError(f"split_seed must be at least 0, got {split_seed}")
