@@ -32,7 +32,7 @@ def test_import_is_quiet_and_light() -> None:
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     done = python("import sys, l2l_hyper; print(*sys.modules)")
-    heavy = {"gym", "higher", "learn2learn", "matplotlib", "rich", "scipy", "torchvision", "typer"}
+    heavy = {"gym", "higher", "learn2learn", "matplotlib", "pytorch_lightning", "rich", "scipy", "torchvision", "typer"}
     assert heavy.isdisjoint(done.stdout.split())
     assert done.stderr == ""
 
