@@ -124,13 +124,16 @@ def compare(
     plan = make_plan(settings)
     _require_data_root(plan.data_root, settings.values.get("data_root"))
 
+    from ..engine.distributed import is_first, process_group
     from .records import open_folder, read_records
     from .report import write_report
     from .runner import carry_out
 
-    console = Console(stderr=True)
-    with _interruptible(), open_folder(out, plan.experiment):
+    with _interruptible(), process_group(plan.device), open_folder(out, plan.experiment):
+        console = Console(stderr=True, quiet=not is_first())
         carry_out(plan, out, _provenance(plan), console)
+        if not is_first():
+            return
     # Another process may still be training the baseline: the table without it is better than none.
     tested = {record.run.method for record in read_records(out)}
     if plan.baseline is not None and plan.baseline not in tested:
@@ -174,14 +177,17 @@ def sweep(
         raise InputError(f"{preset} has no [sweep.{without[0]}]: it sweeps {', '.join(settings.grids)}")
     _require_folder(out)
 
+    from ..engine.distributed import is_first, process_group
     from .plan import make_plan
     from .records import open_folder
     from .sweep import run_sweep
 
     plan = make_plan(settings)
     _require_data_root(plan.data_root, settings.values.get("data_root"))
-    with _interruptible(), open_folder(out, plan.experiment):
-        choices = run_sweep(plan, swept, out, _provenance(plan), Console(stderr=True))
+    with _interruptible(), process_group(plan.device), open_folder(out, plan.experiment):
+        choices = run_sweep(plan, swept, out, _provenance(plan), Console(stderr=True, quiet=not is_first()))
+        if not is_first():
+            return
     console = _screen()
     console.print((out / "sweep.md").read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
     for choice in choices:
@@ -241,8 +247,14 @@ def _require_data_root(root: Path, given: str | None) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
+    from ..engine.distributed import ProcessLost
+
+    continues = "the same command continues from the last checkpoint"
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("\nl2l-hyper: stopped; the same command continues from the last checkpoint", err=True)
+        typer.echo(f"\nl2l-hyper: stopped; {continues}", err=True)
         raise typer.Exit(130) from None
+    except ProcessLost as lost:
+        typer.echo(f"l2l-hyper: error: {lost}; {continues}", err=True)
+        raise typer.Exit(1) from None

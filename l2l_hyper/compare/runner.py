@@ -8,6 +8,7 @@ from rich.console import Console
 
 from .. import engine
 from ..engine.config import Run
+from ..engine.distributed import from_first
 from .plan import Plan
 from .progress import RunProgress
 from .provenance import Provenance
@@ -18,13 +19,13 @@ __all__ = ["carry_out", "train"]
 
 
 def carry_out(plan: Plan, out: Path, provenance: Provenance, console: Console) -> None:
-    """Train and test every run of the plan that has no record in ``out`` yet.
+    """Train and test every run of the plan that has no record in ``out`` yet; of several processes the first decides.
 
     Raises:
         InputError: before anything is trained, when records there were made with other settings.
     """
     runs = plan.runs()
-    done = [existing_record(out, run) is not None for run in runs]
+    done = from_first(lambda: [existing_record(out, run) is not None for run in runs])
     for run, is_done in zip(runs, done, strict=True):
         if is_done:
             _say(console, f"{run.method} seed {run.seed}: its record is there, skipped")
@@ -41,13 +42,14 @@ def carry_out(plan: Plan, out: Path, provenance: Provenance, console: Console) -
 def train(
     run: Run, plan: Plan, folder: Path, provenance: Provenance, console: Console, *, test: bool = True, title: str = ""
 ) -> Record:
-    """Train one run, going on from its checkpoint in ``folder`` if there is one, and write its record there."""
+    """Train one run, going on from its checkpoint in ``folder`` if there is one, and write its record there, once."""
     title = title or f"{run.method} seed {run.seed}"
     with RunProgress(console, title, train_seconds=run.experiment.train_seconds) as progress:
         measured = engine.train_and_test(
             run, folder=folder, data_root=plan.data_root, device=plan.device, test=test, resume=True, progress=progress
         )
-    return write_record(folder, run, engine.METHODS[run.method].label, provenance, measured)
+    label = engine.METHODS[run.method].label
+    return from_first(lambda: write_record(folder, run, label, provenance, measured))
 
 
 def _say(console: Console, line: str) -> None:

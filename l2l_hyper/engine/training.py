@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +18,15 @@ from ..tasks import BenchmarkTasksets, Episodes, TensorTaskset, get_tasksets, ma
 from .backbones import BACKBONES
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import Run
+from .distributed import (
+    first_then_others,
+    from_first,
+    is_first,
+    seed_each,
+    share,
+    sum_over_processes,
+    world_size,
+)
 from .evaluation import adaptation_milliseconds, evaluate, losses_and_accuracies
 from .memory import peak_memory_mb, reset_peak_memory
 from .methods import METHODS
@@ -60,6 +68,10 @@ def train_and_test(
     number of episodes, as learn2learn's scripts have it; Adam with a cosine schedule for every method.  A checkpoint is
     written at each look at the validation episodes, and the same call goes on from there.
 
+    Within :func:`~l2l_hyper.engine.distributed.process_group` the processes share the episodes of an iteration, of
+    validation and of the test, and come to what one process would but for the order of sums; the first one's clock
+    counts, and it alone writes checkpoints.
+
     Args:
         run: what to train.
         folder: where ``checkpoints/<run.name>.pt`` lies.
@@ -73,12 +85,15 @@ def train_and_test(
         The measured part of a record.
 
     Raises:
-        InputError: for a run that cannot be, a damaged checkpoint, or a loss that is no longer finite.
+        InputError: for a run that cannot be, or cannot be shared by the processes, a damaged checkpoint, or a loss that
+            is no longer finite.
     """
     experiment = run.experiment
     _check_names(run)
+    _check_shared(run)
     place = _device(device)
-    tasksets, shared = _tasksets(run, data_root, place)
+    with first_then_others():
+        tasksets, shared = _tasksets(run, data_root, place)
     model = _backbone(run, tasksets)
     backbone_parameters = sum(p.numel() for p in model.parameters())
     method = METHODS[run.method].build(model, run.options, experiment.normalization).to(place)  # type: ignore[arg-type]
@@ -98,7 +113,7 @@ def train_and_test(
         "iterations": state.iteration,
         "episodes": state.iteration * experiment.meta_batch,
         "seconds_to_train": state.seconds,
-        "adaptation_ms": adaptation_milliseconds(method, first),
+        "adaptation_ms": from_first(lambda: adaptation_milliseconds(method, first)),
         "peak_memory_mb": state.peak_memory_mb,
         "parameters": {
             "meta": sum(p.numel() for p in trainer.parameters),
@@ -107,11 +122,10 @@ def train_and_test(
         },
         "manifest": shared,
         "normalization": experiment.normalization,
+        "processes": world_size(),
     }
     if test:
-        result["losses"], result["accuracies"] = evaluate(
-            method, trainer.draw(tasksets.test), experiment.test_episodes, batch_size=experiment.meta_batch
-        )
+        result["losses"], result["accuracies"] = trainer.evaluate(tasksets.test, experiment.test_episodes)
     return result
 
 
@@ -127,14 +141,24 @@ class _Trainer:
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.lr)
         self.window: list[tuple[float, float]] = []  # losses and accuracies since the last look at validation
 
-    def draw(self, taskset: TensorTaskset) -> Callable[[range], Episodes]:
-        """Validation or test episodes by index."""
-        e = self.run.experiment
-        return lambda indices: taskset.batch(indices, ways=e.ways, shots=e.shots, queries=e.queries)
+    def evaluate(self, taskset: TensorTaskset, episodes: int) -> tuple[list[float], list[float]]:
+        """Losses and accuracies of validation or test episodes, which the processes share."""
+        e, mine = self.run.experiment, share(range(episodes))
+
+        def draw(positions: range) -> Episodes:
+            indices = mine[positions.start : positions.stop]
+            return taskset.batch(indices, ways=e.ways, shots=e.shots, queries=e.queries)
+
+        values = torch.zeros(2, episodes, dtype=torch.float64)
+        measured = evaluate(self.method, draw, len(mine), batch_size=len(share(range(e.meta_batch))))
+        values[:, mine.start : mine.stop] = torch.tensor(measured, dtype=torch.float64)
+        sum_over_processes([values])
+        losses, accuracies = values.tolist()
+        return losses, accuracies
 
     def train(self, resume: bool, progress: Progress | None) -> None:
         e = self.run.experiment
-        if resume and self.checkpoint.exists():
+        if resume:
             self._load()
         reset_peak_memory(next(self.method.parameters()).device)
         while not self._finished():
@@ -144,7 +168,8 @@ class _Trainer:
             self.window.append((loss, accuracy))
             if self.state.iteration % e.validate_every == 0 or self._finished():
                 self._validate()
-                self._save()
+                if is_first():
+                    self._save()
 
     def _share_done(self) -> float:
         e = self.run.experiment
@@ -161,7 +186,7 @@ class _Trainer:
         indices = range(state.iteration * e.meta_batch, (state.iteration + 1) * e.meta_batch)
         # Seed 0 is that of the validation and test splits; they hold other classes all the same.
         episodes = self.tasksets.train.batch(
-            indices,
+            share(indices),
             ways=e.train_ways or e.ways,
             shots=e.shots,
             queries=e.train_queries or e.queries,
@@ -170,26 +195,32 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * (1 + math.cos(math.pi * self._share_done())) / 2
         self.optimizer.zero_grad()
+        seed_each(self.run.seed, state.iteration)
         total_loss = total_accuracy = torch.zeros((), device=episodes.support.device)
         for part in episodes if self.method.one_by_one else (episodes,):
             losses, accuracies = losses_and_accuracies(self.method, part)
             losses.sum().backward()
             total_loss = total_loss + losses.detach().sum()
             total_accuracy = total_accuracy + accuracies.sum()
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        sum_over_processes([*gradients, total_loss, total_accuracy])
         loss = float(total_loss) / e.meta_batch
         if not math.isfinite(loss):
             raise InputError(self._not_finite(loss, episodes))
-        for parameter in self.parameters:
-            if parameter.grad is not None:
-                parameter.grad /= e.meta_batch
+        for gradient in gradients:
+            gradient /= e.meta_batch
         self.optimizer.step()
         state.iteration += 1
-        state.seconds += time.perf_counter() - begin
+        state.seconds += from_first(lambda: time.perf_counter() - begin)
         return loss, float(total_accuracy) / e.meta_batch
 
     def _not_finite(self, loss: float, episodes: Episodes) -> str:
-        bad = [i for i, one in enumerate(episodes) if not (one.support.isfinite().all() and one.query.isfinite().all())]
-        where = f"the images of episode {bad[0]} of the batch are not finite" if bad else "the images are finite"
+        bad = torch.zeros(self.run.experiment.meta_batch)
+        for i, one in zip(share(range(len(bad))), episodes, strict=True):
+            bad[i] = not (one.support.isfinite().all() and one.query.isfinite().all())
+        sum_over_processes([bad])
+        first = int(bad.argmax())
+        where = f"the images of episode {first} of the batch are not finite" if bad.any() else "the images are finite"
         kept = (
             f"the checkpoint of iteration {self._last_saved()} stays"
             if self.checkpoint.exists()
@@ -205,9 +236,7 @@ class _Trainer:
 
     def _validate(self) -> None:
         e, state = self.run.experiment, self.state
-        losses, accuracies = evaluate(
-            self.method, self.draw(self.tasksets.validation), e.validation_episodes, batch_size=e.meta_batch
-        )
+        losses, accuracies = self.evaluate(self.tasksets.validation, e.validation_episodes)
         seen = torch.tensor(accuracies, dtype=torch.float64)
         mean = float(seen.mean())
         half_width = 1.96 * float(seen.std()) / len(accuracies) ** 0.5 if len(accuracies) > 1 else math.nan
@@ -236,8 +265,10 @@ class _Trainer:
         )
 
     def _load(self) -> None:
-        device = next(self.method.parameters()).device
-        saved = load_checkpoint(self.checkpoint, device)
+        cpu = torch.device("cpu")  # as all processes can hold it
+        saved = from_first(lambda: load_checkpoint(self.checkpoint, cpu) if self.checkpoint.exists() else None)
+        if saved is None:
+            return
         if saved.get("run") != self.run.to_dict():
             raise InputError(
                 f"expected the checkpoint of this run in {self.checkpoint}, got one of another configuration; "
@@ -246,7 +277,7 @@ class _Trainer:
         self.state = _State(**saved["state"])
         self.method.load_state_dict(saved["method"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["random"].cpu())
+        torch.set_rng_state(saved["random"])
 
 
 def _device(name: str) -> torch.device:
@@ -298,6 +329,17 @@ def _check_names(run: Run) -> None:
     ):
         if name not in known:
             raise InputError(f"{kind} must be one of {', '.join(known)}, got {name!r}")
+
+
+def _check_shared(run: Run) -> None:
+    e, processes = run.experiment, world_size()
+    if e.meta_batch < processes:
+        raise InputError(f"meta_batch must be at least the number of processes, {processes}, got {e.meta_batch}")
+    if e.normalization == "running" and processes > 1:
+        raise InputError(
+            "normalization 'running' averages over tasks in the order in which one process meets them, "
+            f"got {processes} processes; use support or transductive, or one process"
+        )
 
 
 @torch.no_grad()
