@@ -1,10 +1,11 @@
-"""Import learn2learn without the text that its dependency gym prints while being imported."""
+"""Import learn2learn without what that does besides: text that gym prints, and draws from Python's random state."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 import io
+import random
 import warnings
 from types import ModuleType
 
@@ -19,6 +20,7 @@ def learn2learn() -> ModuleType:
     Raises:
         InputError: if learn2learn is not installed, or was not compiled for this Python.
     """
+    state = random.getstate()  # something that PyTorch Lightning brings along draws from it
     # gym writes "Gym has been unmaintained ..." straight to stderr, and warns on newer numpy and Python versions.
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -29,3 +31,5 @@ def learn2learn() -> ModuleType:
                 f"expected learn2learn to be importable, got: {error}; "
                 "see the README on installing learn2learn, which has to be compiled"
             ) from error
+        finally:
+            random.setstate(state)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import itertools
 import json
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from ondisk import SMALL, make_fc100
+from PIL import Image
 
 from l2l_hyper._learn2learn import learn2learn
 from l2l_hyper.errors import InputError
@@ -37,12 +39,39 @@ def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "user-cache"
 
 
+def make_real_mini_imagenet(root: Path) -> None:
+    """The first classes of the real *mini*-ImageNet, twelve images each, laid out as learn2learn reads them."""
+    folder = SHARED / "mini_imagenet"
+    if not folder.exists():
+        pytest.skip("the real mini-ImageNet is not in ../shared/data")
+
+    def some_images(split: str) -> tuple[Any, Any, list[str]]:
+        archive = np.load(folder / f"{split}.npz", allow_pickle=False)
+        classes = {"train": 7, "validation": 5, "test": 6}[split]
+        chosen = np.concatenate([np.flatnonzero(archive["labels"] == k)[:12] for k in range(classes)])
+        jpeg, offsets = archive["jpeg"], archive["offsets"]
+        files = [io.BytesIO(jpeg[offsets[i] : offsets[i + 1]].tobytes()) for i in chosen]
+        images = np.stack([np.asarray(Image.open(file)) for file in files])
+        return images, archive["labels"][chosen], [str(wnid) for wnid in archive["wnids"][:classes]]
+
+    module = layout_module()
+    module.mini_imagenet_images = some_images
+    module.lay_out_mini_imagenet(root)
+
+
 @pytest.mark.usefixtures("user_cache")
 @pytest.mark.parametrize(
-    ("name", "options"), [*((name, {}) for name in SMALL), ("mini-imagenet", {"data_augmentation": "normalize"})]
+    ("make", "name", "options"),
+    [
+        *((make, name, {}) for name, make in SMALL.items()),
+        (SMALL["mini-imagenet"], "mini-imagenet", {"data_augmentation": "normalize"}),
+        (make_real_mini_imagenet, "mini-imagenet", {}),
+    ],
 )
-def test_benchmarks_hold_learn2learns_pixels(name: str, options: dict[str, Any], tmp_path: Path) -> None:
-    SMALL[name](tmp_path)
+def test_benchmarks_hold_learn2learns_pixels(
+    make: Callable[[Path], None], name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    make(tmp_path)
     state = random.getstate()
     tasksets = get_tasksets(name, root=tmp_path, **options)
     assert random.getstate() == state
@@ -135,6 +164,10 @@ def test_manifest(tmp_path: Path) -> None:
 def layout() -> Any:
     if not (SHARED / "omniglot" / "omniglot_105.npz").exists():
         pytest.skip("the real Omniglot is not in ../shared/data")
+    return layout_module()
+
+
+def layout_module() -> Any:
     spec = importlib.util.spec_from_file_location("layout", SHARED / "layout.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
