@@ -5,6 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 INSTALLED := .venv/.installed
+SCRIPTS := .venv/learn2learn-0.2.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -25,8 +26,8 @@ install: $(INSTALLED)
 demo: $(INSTALLED)
 	$(BIN)/l2l-hyper compare --preset benchmarks/presets/demo.toml --out runs/demo
 
-test: $(INSTALLED)
-	$(BIN)/python -m pytest
+test: $(INSTALLED) $(SCRIPTS)/.fetched
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
@@ -46,6 +47,18 @@ $(INSTALLED): setup.cfg pyproject.toml | $(UV)
 	@echo "install: l2l_hyper and what it needs, into .venv; the first time this downloads about 3 GB"
 	@echo "         (PyTorch, mostly) and compiles learn2learn, which takes a few minutes"
 	$(UV) pip install --python $(BIN)/python --editable '.[dev]'
+	@touch $@
+
+# learn2learn's own scripts, which the tests run, come with its source package and are not installed with it.  Those that
+# need cherry-rl need the version of 2021 and the last gym that it works with, which only they are to see.
+$(SCRIPTS)/.fetched: | $(INSTALLED)
+	@echo "test: learn2learn's scripts, and the cherry-rl and gym of their time, into $(SCRIPTS)"
+	@$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --no-binary learn2learn \
+	    --dest $(@D) learn2learn==0.2.0 || { \
+	    echo "test: learn2learn's source package could not be downloaded; see 'pip config list' for where pip looks" >&2; exit 1; }
+	@tar -xzf $(@D)/learn2learn-0.2.0.tar.gz -C .venv learn2learn-0.2.0/examples
+	$(UV) pip install --quiet --python $(BIN)/python --target $(@D)/cherry --no-deps \
+	    cherry-rl==0.1.4 dotmap==1.3.30 gym==0.22.0 gym-notices==0.1.0
 	@touch $@
 
 # What is missing is said before anything is downloaded.  The environment is made without pip, because some
