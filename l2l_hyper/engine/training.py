@@ -138,7 +138,7 @@ class _Trainer:
         self.state = _State()
         self.parameters = [p for p in method.parameters() if p.requires_grad]
         self.lr = float(METHODS[run.method].complete(run.options)["lr"])
-        self.optimizer = torch.optim.Adam(self.parameters, lr=self.lr)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=self.lr, fused=True)  # one pass over all parameters
         self.window: list[tuple[float, float]] = []  # losses and accuracies since the last look at validation
 
     def evaluate(self, taskset: TensorTaskset, episodes: int) -> tuple[list[float], list[float]]:

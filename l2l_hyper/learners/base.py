@@ -172,13 +172,14 @@ class Learner(BatchLearner):
         if classification and self.needs_every_class:
             _check_every_class(targets)
         steps = 0 if self._state is None else self._state.steps
-        return self._step(
+        state, _ = self._step(
             Adapted(seen.weights, steps=steps),
             with_tasks(seen.shown),
             (targets[None], classification),
             delta[None],
             one_task(self._run, seen.args, seen.kwargs),
         )
+        return state
 
     def _what_loss_is_about(self, loss: Tensor) -> tuple[_Seen, Tensor]:
         if not self._seen:

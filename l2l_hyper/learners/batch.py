@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -13,7 +14,16 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..hypernet.support import Support
-from ..nn import Normalization, call, convert_norm, recorded_statistics, share_copy, statistics_of, update_running
+from ..nn import (
+    Normalization,
+    call,
+    convert_norm,
+    recorded_statistics,
+    share_copy,
+    statistics_of,
+    task_convolutions,
+    update_running,
+)
 
 __all__ = ["Adapted", "BatchLearner", "Pass", "one_task", "with_tasks"]
 
@@ -115,17 +125,25 @@ class BatchLearner(nn.Module):
             ways: number of classes; defaults to the outputs of the network's last layer.
             steps: how often to adapt.
         """
-        state = self.initial(len(support))
-        observe = _over_tasks(self._run, support, None)
-        for _ in range(steps):
-            state = self._adapt_explicitly(state, labels, ways, observe)
+        observe = self._over_tasks(support, None)
+        state = self._adapt_explicitly(self.initial(len(support)), labels, ways, observe, steps)
         if self.training:
             update_running(self.module, state.statistics)
         return state
 
     def predict_tasks(self, adapted: Adapted, x: Tensor) -> Tensor:
         """Outputs ``(T, Q, C)`` on samples ``(T, Q, ...)`` of the tasks that were adapted to."""
-        return _over_tasks(self._run, x, adapted.statistics)(adapted.weights).outputs
+        return self._over_tasks(x, adapted.statistics)(adapted.weights).outputs
+
+    def _over_tasks(self, x: Tensor, statistics: Statistics | None) -> Observe:
+        """Run every task at once; weights that are not generated are shared, so their layers see one large batch."""
+        over = (0, None if statistics is None else 0, 0)
+
+        def observe(weights: dict[str, Tensor]) -> Pass:
+            with task_convolutions() if self._changes_body else nullcontext():
+                return vmap(self._run, in_dims=over, randomness="different")(weights, statistics, x)
+
+        return observe
 
     def _run(self, weights: dict[str, Tensor], statistics: Statistics | None, *args: Any, **kwargs: Any) -> Pass:
         """One task through the network."""
@@ -144,20 +162,24 @@ class BatchLearner(nn.Module):
             )
         return Pass(outputs, seen[1], seen[0], {**(statistics or {}), **recorded})
 
-    def _adapt_explicitly(self, state: Adapted, labels: Tensor, ways: int | None, observe: Observe) -> Adapted:
-        """One step with the loss of the labels; without gradients around it, none flow out of it either."""
-        outside = torch.is_grad_enabled()
-        inside = outside or self.start_takes_gradients
-        if inside and not outside:
-            frozen = self._frozen()
-            state = replace(
-                state, weights={n: w.detach().requires_grad_(n not in frozen) for n, w in state.weights.items()}
-            )
-        with torch.set_grad_enabled(inside):
-            seen = observe(state.weights)
-            targets, delta = self._explicit_signal(seen.logits, labels, ways)
-            state = self._step(state, seen, targets, delta, observe, second_order=outside)
-        if outside:
+    def _adapt_explicitly(
+        self, state: Adapted, labels: Tensor, ways: int | None, observe: Observe, steps: int = 1
+    ) -> Adapted:
+        """Steps with the loss of the labels; without gradients around them, none flow out of any of them."""
+        differentiable = torch.is_grad_enabled()
+        with torch.set_grad_enabled(differentiable or self.start_takes_gradients):
+            if not differentiable:
+                state = replace(state, weights=self._leaves(state.weights))
+            seen: Pass | None = None
+            for _ in range(steps):
+                if seen is None:
+                    seen = observe(state.weights)
+                elif not self._changes_body:
+                    weight, bias = (state.weights[name] for name in self.generated[:2])
+                    seen = seen._replace(logits=vmap(F.linear)(seen.features, weight, bias))
+                targets, delta = self._explicit_signal(seen.logits, labels, ways)
+                state, seen = self._step(state, seen, targets, delta, observe, differentiable=differentiable)
+        if differentiable:
             return state
         return replace(
             state,
@@ -173,27 +195,28 @@ class BatchLearner(nn.Module):
         delta: Tensor,
         observe: Observe,
         *,
-        second_order: bool = True,
-    ) -> Adapted:
-        second_order = second_order and not self.first_order
+        differentiable: bool = True,
+    ) -> tuple[Adapted, Pass | None]:
+        """One step, and what the network shows after it if that came up (but for the logits where only they change)."""
+        second_order = differentiable and not self.first_order
 
         def support_of(seen: Pass, weights: dict[str, Tensor]) -> Support:
             return Support(
                 seen.features, targets[0], seen.logits, delta, weights, targets[1], second_order, self.allow_unused
             )
 
-        statistics = seen.statistics
-
         def again(weights: dict[str, Tensor]) -> Support:
-            nonlocal statistics
+            nonlocal seen
             seen = observe(weights)
-            statistics = seen.statistics
             return support_of(seen, weights)
 
         weights = self.update(support_of(seen, state.weights), again, state.steps == 0)
-        if self._changes_body and statistics:
-            again(weights)  # the statistics under the new weights, for the queries
-        return Adapted(weights, statistics, state.steps + 1)
+        if not differentiable:
+            weights = self._leaves(weights)
+        after = None if self._changes_body else seen
+        if self._changes_body and seen.statistics:
+            after = seen = observe(weights)  # for the queries, the statistics under the new weights
+        return Adapted(weights, seen.statistics, state.steps + 1), after
 
     @property
     def _changes_body(self) -> bool:
@@ -214,6 +237,11 @@ class BatchLearner(nn.Module):
         own = ((n, p) for n, p in self.module.named_parameters() if isinstance(p, nn.Parameter))
         return [n for n, p in own if n in self.generated and not p.requires_grad]
 
+    def _leaves(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same values, cut off from where they come from."""
+        frozen = self._frozen() if torch.is_grad_enabled() else self.generated
+        return {n: w.detach().requires_grad_(n not in frozen) for n, w in weights.items()}
+
 
 def one_task(run: Callable[..., Pass], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Observe:
     """Run one task without vmap, so that any Python the user's model holds is fine; results get a task dimension."""
@@ -224,9 +252,3 @@ def with_tasks(one: Pass) -> Pass:
     """A task dimension in front of what one task shows."""
     statistics = {name: (mean[None], var[None]) for name, (mean, var) in one.statistics.items()}
     return Pass(one.outputs[None], one.logits[None], one.features[None], statistics)
-
-
-def _over_tasks(run: Callable[..., Pass], x: Tensor, statistics: Statistics | None) -> Observe:
-    """Run every task at once; weights that are not generated are shared, so their layers see one large batch."""
-    over = (0, None if statistics is None else 0, 0)
-    return lambda weights: vmap(run, in_dims=over, randomness="different")(weights, statistics, x)

@@ -4,30 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from .errors import InputError
+from ..errors import InputError
 
 __all__ = [
     "Normalization",
     "TaskNorm",
-    "call",
     "convert_norm",
-    "install",
     "recorded_statistics",
-    "share_copy",
-    "slots",
     "statistics_of",
     "update_running",
 ]
 
-M = TypeVar("M", bound=nn.Module)
 Normalization = Literal["support", "transductive", "running"]
 """Which statistics a normalization layer uses, see :class:`TaskNorm`."""
+
+
+class _Standardize(torch.autograd.Function):
+    """Columns of ``(*, R, C)`` less their mean, over their standard deviation; mean and variance ``(*, C)`` as well.
+
+    The derivative is written with the few operations on whole activations that it takes, and in differentiable ones:
+    traced through mean, difference and square, the second derivative is twice as long.
+    """
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        mean = x.mean(-2)
+        y = x - mean.unsqueeze(-2)
+        var = torch.linalg.vecdot(y, y, dim=-2) / x.shape[-2]
+        return y.mul_(torch.rsqrt(var + eps).unsqueeze(-2)), mean, var
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.eps = inputs[1]
+        ctx.save_for_backward(output[0], output[2])
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, dmean: Tensor, dvar: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        y, var = ctx.saved_tensors
+        scale = torch.rsqrt(var + ctx.eps)
+        rows = y.shape[-2]
+        constant = dmean / rows - scale * dy.mean(-2)
+        slope = (2 * dvar / scale - scale * torch.linalg.vecdot(dy, y, dim=-2)) / rows
+        dx = torch.addcmul(constant.unsqueeze(-2), y, slope.unsqueeze(-2))
+        return torch.addcmul(dx, dy, scale.unsqueeze(-2)), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, eps: float) -> tuple[Any, tuple[int, int, int]]:
+        return _Standardize.apply(x.movedim(in_dims[0], 0), eps), (0, 0, 0)
 
 
 class TaskNorm(nn.Module):
@@ -42,9 +72,9 @@ class TaskNorm(nn.Module):
     - ``"transductive"``: of whatever batch passes, as learn2learn's MAML scripts do; queries see each other.
     - ``"running"``: of the batch while training, running averages in evaluation, as :class:`torch.nn.BatchNorm2d`.
 
-    It is written in elementary operations because second-order gradients through ``torch.func.vmap`` over
-    :class:`torch.nn.BatchNorm2d` are silently wrong, and it never changes a buffer while it runs: under ``vmap`` each
-    task has its own statistics, and :func:`update_running` takes them up afterwards.
+    Second-order gradients through ``torch.func.vmap`` over :class:`torch.nn.BatchNorm2d` are silently wrong; here they
+    are right.  No buffer changes while it runs: under ``vmap`` each task has its own statistics, and
+    :func:`update_running` takes them up afterwards.
 
     See Bronskill et al. 2020, "TaskNorm: Rethinking Batch Normalization for Meta-Learning",
     https://arxiv.org/abs/2003.03284.
@@ -92,20 +122,19 @@ class TaskNorm(nn.Module):
         shape = rows.shape
         rows = rows.flatten(0, -2)
         if self.mode == "running" and not self.training:
-            mean, var = self.running_mean, self.running_var
-            centered = rows - mean
-        elif self._given is not None and self.mode == "support":
-            mean, var = self._given
-            centered = rows - mean
+            given: tuple[Tensor, Tensor] | None = (self.running_mean, self.running_var)
         else:
-            mean = rows.mean(0)
-            centered = rows - mean
-            var = torch.linalg.vecdot(centered, centered, dim=0) / len(rows)
-            self._recorded = (mean, var)
-        scale = torch.rsqrt(var + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight
-        y = centered * scale if self.bias is None else torch.addcmul(self.bias, centered, scale)
+            given = self._given if self.mode == "support" else None
+        if given is None:
+            y, *moments = _Standardize.apply(rows, self.eps)
+            self._recorded = (moments[0], moments[1])
+            scale = self.weight
+        else:
+            y = rows - given[0]
+            scale = torch.rsqrt(given[1] + self.eps)
+            scale = scale if self.weight is None else scale * self.weight
+        if scale is not None:
+            y = y * scale if self.bias is None else torch.addcmul(self.bias, y, scale)
         return y.unflatten(0, shape[:-1]).movedim(-1, 1)
 
     def extra_repr(self) -> str:
@@ -143,67 +172,6 @@ def convert_norm(module: nn.Module, mode: Normalization) -> nn.Module:
     for name, child in module.named_children():
         setattr(module, name, convert_norm(child, mode))
     return module
-
-
-def share_copy(module: M, *, copy_buffers: bool) -> M:
-    """Copy the tree of modules and leave every parameter the very same tensor.
-
-    Args:
-        module: the module to copy.
-        copy_buffers: whether buffers are cloned or shared.
-    """
-    return _share_copy(module, copy_buffers, {})
-
-
-def _share_copy(module: M, copy_buffers: bool, memo: dict[int, Any]) -> M:
-    if id(module) in memo:
-        return memo[id(module)]
-    copied = memo[id(module)] = module.__new__(type(module))
-    copied.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in module.__dict__.items()}
-    for name, buffer in module._buffers.items():
-        copied._buffers[name] = buffer.clone() if copy_buffers and buffer is not None else buffer
-    for name, child in module._modules.items():
-        copied._modules[name] = None if child is None else _share_copy(child, copy_buffers, memo)
-    return copied
-
-
-def slots(module: nn.Module) -> dict[str, list[str]]:
-    """Every place that holds each parameter or buffer: names by the name that ``named_parameters`` gives it.
-
-    A tensor tied between two layers has two places; one in a layer that the tree holds twice has one.
-    """
-    places: dict[int, dict[tuple[int, str], str]] = {}
-    for prefix, child in module.named_modules():
-        for name, tensor in (*child._parameters.items(), *child._buffers.items()):
-            if tensor is not None:
-                full = f"{prefix}.{name}" if prefix else name
-                places.setdefault(id(tensor), {})[(id(child), name)] = full
-    return {names[0]: names for names in (list(place.values()) for place in places.values())}
-
-
-def install(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put tensors in the places of parameters or buffers, where the methods and attributes of the module find them.
-
-    The tensors keep their graph, as after ``l2l.update_module``; tied places stay tied.
-    """
-    places = slots(module)
-    for name, value in weights.items():
-        for place in places[name]:
-            owner, _, slot = place.rpartition(".")
-            holder = module.get_submodule(owner)
-            (holder._parameters if slot in holder._parameters else holder._buffers)[slot] = value  # type: ignore[assignment]
-
-
-def call(module: nn.Module, weights: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
-    """Call ``module`` with some of its parameters or buffers replaced: the one bridge from weights to modules.
-
-    ``torch.func.functional_call`` does the work.  Its own handling of tied weights is left off: where the tree holds
-    one layer twice, as ``l2l.vision.models.OmniglotCNN`` does, it replaces the tensor twice and leaves the
-    replacement in the module.
-    """
-    places = slots(module)
-    replaced = {place: value for name, value in weights.items() for place in places.get(name, [name])}
-    return functional_call(module, replaced, args, kwargs, tie_weights=False)
 
 
 Statistics = dict[str, tuple[Tensor, Tensor]]

@@ -1,0 +1,240 @@
+"""Convolutions with other weights for each task, as one batched matrix product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["task_convolutions"]
+
+Pair = tuple[int, int]
+
+
+class task_convolutions(TorchFunctionMode):  # noqa: N801 - used as a function
+    """Within the block, ``conv2d`` under ``torch.func.vmap`` with weights of each task's own runs as a matrix product.
+
+    Left to itself ``vmap`` makes a grouped convolution of it, whose second derivative takes several times as long.
+    Convolutions with dilation or groups stay as they are.
+
+    Example:
+        >>> x, w = torch.randn(8, 5, 3, 9, 9), torch.randn(8, 4, 3, 3, 3)  # eight tasks
+        >>> with task_convolutions():
+        ...     y = torch.func.vmap(F.conv2d)(x, w)
+        >>> y.shape
+        torch.Size([8, 5, 4, 7, 7])
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Every call of a torch function within the block."""
+        if func is torch.conv2d:
+            given = _arguments(*args, **(kwargs or {}))
+            if given is not None:
+                return _Convolution.apply(*given)
+        return func(*args, **(kwargs or {}))
+
+
+def _arguments(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Pair = 1,
+    padding: int | Pair | str = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> tuple[Tensor, Tensor, Tensor | None, Pair, Pair] | None:
+    """Arguments of ``conv2d`` as ``_Convolution`` takes them, ``None`` for a convolution that it does not do."""
+    if groups != 1 or isinstance(padding, str) or _pair(dilation) != (1, 1) or input.dim() != 4:
+        return None
+    return input, weight, bias, _pair(stride), _pair(padding)
+
+
+def _pair(value: Any) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+class _Convolution(torch.autograd.Function):
+    """``conv2d``; what it is for is its rule under ``vmap``."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
+        return F.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _, ctx.stride, ctx.padding = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        dx = torch.nn.grad.conv2d_input(x.shape, weight, dy, ctx.stride, ctx.padding) if wanted[0] else None
+        dw = torch.nn.grad.conv2d_weight(x, weight.shape, dy, ctx.stride, ctx.padding) if wanted[1] else None
+        return dx, dw, dy.sum((0, 2, 3)) if wanted[2] else None, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Pair,
+        padding: Pair,
+    ) -> tuple[Tensor, int]:
+        def of_each_task(tensor: Tensor, dim: int | None) -> Tensor:
+            return tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+        x = of_each_task(x, in_dims[0])
+        if in_dims[1] is None and in_dims[2] is None:
+            return F.conv2d(x.flatten(0, 1), weight, bias, stride, padding).unflatten(0, x.shape[:2]), 0
+        bias = None if bias is None else of_each_task(bias, in_dims[2])
+        return _convolve(x, of_each_task(weight, in_dims[1]), bias, stride, padding), 0
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
+    """Images ``(T, N, C, H, W)``, weights ``(T, O, C, h, w)`` and biases ``(T, O)`` to ``(T, N, O, H', W')``."""
+    y = _Output.apply(x.movedim(2, -1), weight.permute(0, 3, 4, 2, 1), stride, padding)
+    return (y if bias is None else y + bias[:, None, None, None]).movedim(-1, 2)
+
+
+# The convolution y(x, w) is linear in each of its two arguments; so are the derivatives of <dy, y(x, w)> by x and by w.
+# Each of the three is differentiated with the other two, as often as anyone likes.
+# Shapes: x (T, N, H, W, C), w (T, h, w, C, O), y (T, N, H', W', O).
+
+
+class _Output(torch.autograd.Function):
+    """y(x, w)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.geometry = stride, padding
+        size = _Patches(x.shape, w.shape, stride, padding)
+        y = x.new_empty(*size.positions, w.shape[-1])
+        rows, matrices = y.flatten(1, 3), w.flatten(1, 3)
+        for tasks, patches in size.each_group_of(x):
+            torch.bmm(patches, matrices[tasks], out=rows[tasks])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        x, w = ctx.saved_tensors
+        by_x, by_w = ctx.needs_input_grad[:2]
+        return (
+            _ByInput.apply(dy, w, x.shape, *ctx.geometry) if by_x else None,
+            _ByWeight.apply(dy, x, w.shape, *ctx.geometry) if by_w else None,
+            None,
+            None,
+        )
+
+
+class _ByInput(torch.autograd.Function):
+    """Derivative of <dy, y(x, w)> by x."""
+
+    @staticmethod
+    def forward(ctx: Any, dy: Tensor, w: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> Tensor:
+        ctx.save_for_backward(dy, w)
+        ctx.geometry = stride, padding
+        size = _Patches(shape, w.shape, stride, padding)
+        rows, matrices = dy.flatten(1, 3), w.flatten(1, 3).transpose(1, 2)
+        x = dy.new_empty(shape)
+        for tasks in size.groups():
+            size.overlay(torch.bmm(rows[tasks], matrices[tasks]), out=x[tasks])
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, x: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        dy, w = ctx.saved_tensors
+        by_dy, by_w = ctx.needs_input_grad[:2]
+        return (
+            _Output.apply(x, w, *ctx.geometry) if by_dy else None,
+            _ByWeight.apply(dy, x, w.shape, *ctx.geometry) if by_w else None,
+            None,
+            None,
+            None,
+        )
+
+
+class _ByWeight(torch.autograd.Function):
+    """Derivative of <dy, y(x, w)> by w."""
+
+    @staticmethod
+    def forward(ctx: Any, dy: Tensor, x: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> Tensor:
+        ctx.save_for_backward(dy, x)
+        ctx.geometry = stride, padding
+        w = x.new_empty(shape)
+        matrices, rows = w.flatten(1, 3), dy.flatten(1, 3)
+        for tasks, patches in _Patches(x.shape, shape, stride, padding).each_group_of(x):
+            torch.bmm(patches.transpose(1, 2), rows[tasks], out=matrices[tasks])
+        return w
+
+    @staticmethod
+    def backward(ctx: Any, w: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        dy, x = ctx.saved_tensors
+        by_dy, by_x = ctx.needs_input_grad[:2]
+        return (
+            _Output.apply(x, w, *ctx.geometry) if by_dy else None,
+            _ByInput.apply(dy, w, x.shape, *ctx.geometry) if by_x else None,
+            None,
+            None,
+            None,
+        )
+
+
+class _Patches:
+    """What the kernel sees at every position, as a matrix ``(N * H' * W', h * w * C)`` a task.
+
+    Patches are several times larger than the images.  On a CPU they are made for as many tasks as the cache holds, and
+    multiplied while they are still in it.
+    """
+
+    def __init__(self, x: torch.Size, w: torch.Size, stride: Pair, padding: Pair) -> None:
+        self.x, self.kernel, self.stride, self.padding = x, w[1:3], stride, padding
+        height, width = (
+            (size + 2 * around - kernel) // step + 1
+            for size, around, kernel, step in zip(x[2:4], padding, w[1:3], stride, strict=True)
+        )
+        self.positions = (x[0], x[1], height, width)
+        self.shape = (x[1] * height * width, w[1] * w[2] * w[3])
+
+    def groups(self) -> list[slice]:
+        """The tasks whose patches are made together."""
+        tasks = max(1, _CACHED // (self.shape[0] * self.shape[1]))
+        return [slice(first, first + tasks) for first in range(0, self.x[0], tasks)]
+
+    def each_group_of(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The patches of each group of tasks."""
+        down, across = self.padding
+        x = F.pad(x, (0, 0, across, across, down, down)).contiguous()
+        task, image, row, column, _ = x.stride()
+        steps = (task, image, self.stride[0] * row, self.stride[1] * column, row, column, 1)
+        for tasks in self.groups():
+            group = x[tasks]
+            windows = group.as_strided((len(group), *self.positions[1:], *self.kernel, self.x[-1]), steps)
+            yield tasks, windows.reshape(len(group), *self.shape)
+
+    def overlay(self, patches: Tensor, out: Tensor) -> None:
+        """The transpose: every patch of a group of tasks added to where it was taken from."""
+        down, across = self.padding
+        _, _, height, width, channels = self.x
+        _, _, rows, columns = self.positions
+        x = out.new_zeros(*out.shape[:2], height + 2 * down, width + 2 * across, channels)
+        windows = patches.view(*out.shape[:2], rows, columns, *self.kernel, channels)
+        for i in range(self.kernel[0]):
+            for j in range(self.kernel[1]):
+                below, beside = i + self.stride[0] * (rows - 1) + 1, j + self.stride[1] * (columns - 1) + 1
+                x[:, :, i : below : self.stride[0], j : beside : self.stride[1]] += windows[..., i, j, :]
+        out.copy_(x[:, :, down : down + height, across : across + width])
+
+
+_CACHED = 1 << 18  # numbers: a megabyte
