@@ -34,7 +34,7 @@ class FakeEngine:
         self.calls: list[types.SimpleNamespace] = []
         self.fail = lambda run: None
 
-    def train_and_test(self, run, *, folder, data_root, device, test=True, resume=True, progress=None):
+    def train_and_test(self, run, *, folder, data_root, device, memory_limit_mb, test=True, resume=True, progress=None):
         self.calls.append(types.SimpleNamespace(run=run, folder=folder, data_root=data_root, device=device, test=test))
         error = self.fail(run)
         if error is not None:
@@ -324,7 +324,7 @@ def test_presets_of_the_benchmarks_can_be_run(path):
 
 
 def test_settings_are_those_of_an_experiment():
-    beside = {"methods", "seeds", "baseline", "device", "data_root"}
+    beside = {"methods", "seeds", "baseline", "device", "memory_limit", "data_root"}
     assert {field.name for field in dataclasses.fields(Experiment)} == presets.KEYS.keys() - beside
 
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from l2l_hyper import InputError
-from l2l_hyper.engine import METHODS, Experiment, Run, train_and_test
+from l2l_hyper.engine import BACKBONES, METHODS, Experiment, Run, train_and_test
 from l2l_hyper.engine import training as training_module
+from l2l_hyper.engine.memory import tasks_at_once
+from l2l_hyper.tasks import get_tasksets
 
 EXPERIMENT = Experiment(
     tasksets="glyphs",
@@ -143,3 +145,33 @@ def test_runs_that_cannot_be_are_refused(tmp_path: Path, change: dict, message: 
 def test_settings_out_of_range_are_refused(bad: dict) -> None:
     with pytest.raises(InputError, match="must be"):
         replace(EXPERIMENT, **bad)
+
+
+def test_a_memory_limit_changes_only_the_order_of_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(
+        experiment=replace(EXPERIMENT, meta_batch=5), method="maml", options={"implementation": "batched", "steps": 2}
+    )
+    parts: list[int] = []
+    real = training_module.losses_and_accuracies
+    monkeypatch.setattr(training_module, "losses_and_accuracies", lambda m, e: parts.append(len(e)) or real(m, e))
+    together = train(run, tmp_path / "together")
+    assert set(parts) == {5}
+    parts.clear()
+    apart = train(run, tmp_path / "apart", memory_limit_mb=1e-6)
+    assert set(parts) == {1}
+    for a, b in zip(together["training"], apart["training"], strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+
+
+def test_tasks_at_once_counts_what_the_graph_of_a_task_keeps() -> None:
+    tasks = get_tasksets("glyphs").train
+    model = BACKBONES["omniglot-cnn"](5, 8, tasks.image_shape)
+    few, many = (
+        METHODS["maml"].build(model, {"implementation": "batched", "steps": steps}, "support") for steps in (1, 4)
+    )
+    episode = tasks.episode(0, ways=5, shots=1, queries=5)
+    assert tasks_at_once(few, episode, 100) > 1.5 * tasks_at_once(many, episode, 100) > 1.5
+    assert tasks_at_once(few, episode, 1e-6) == 1
+    assert tasks_at_once(METHODS["maml"].build(model, {}, "support"), episode, 100) == 1  # goes task by task
+    smaller = tasks.episode(0, ways=5, shots=1, queries=1)
+    assert tasks_at_once(few, smaller, 100) > tasks_at_once(few, episode, 100)

@@ -67,6 +67,9 @@ def root(context: typer.Context, version: Version = False) -> None:
 Out = Annotated[Path, typer.Option(help="Folder for records, checkpoints, table and plots.")]
 DataRoot = Annotated[str | None, typer.Option(help="Folder of the data sets.", show_default="~/data")]
 Device = Annotated[str | None, typer.Option(help="Device to compute on, such as cuda.", show_default="cpu")]
+MemoryLimit = Annotated[
+    float | None, typer.Option(help="MiB for the graphs of the episodes trained on together.", show_default="2048")
+]
 Baseline = Annotated[str | None, typer.Option(help="Method to pair the others with.", show_default="protonet")]
 
 
@@ -106,6 +109,7 @@ def compare(
         str | None, typer.Option(help="support, transductive or running.", show_default="support")
     ] = None,
     device: Device = None,
+    memory_limit: MemoryLimit = None,
     baseline: Baseline = None,
     option: Annotated[
         list[str] | None, typer.Option(metavar="METHOD.KEY=VALUE", help="Option of a method; may be repeated.")
@@ -163,6 +167,7 @@ def sweep(
     seeds: Annotated[str | None, typer.Option(help="Training seeds, separated by commas.", show_default="0")] = None,
     data_root: DataRoot = None,
     device: Device = None,
+    memory_limit: MemoryLimit = None,
 ) -> None:
     """Try every point of a preset's grids, and choose by accuracy on validation episodes."""
     from .presets import combine, read_preset

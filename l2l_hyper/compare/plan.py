@@ -33,6 +33,7 @@ class Plan:
     grids: Mapping[str, Mapping[str, list[Any]]]
     baseline: str | None
     device: str
+    memory_limit: float
     data_root: Path
 
     def runs(self) -> list[Run]:
@@ -69,6 +70,7 @@ def make_plan(settings: Settings) -> Plan:
         grids={name: _grid(name, table) for name, table in settings.grids.items()},
         baseline=baseline,
         device=_device(values.get("device", "cpu")),
+        memory_limit=_positive("memory_limit", values.get("memory_limit", engine.MEMORY_LIMIT_MB)),
         data_root=Path(values.get("data_root", DEFAULT_DATA_ROOT)).expanduser(),
     )
 
@@ -108,6 +110,12 @@ def _coerce(method: str, key: str, value: Any) -> Any:
     kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", list: "a list"}
     expected = kind.get(type(plain(default)), type(default).__name__)
     raise InputError(f"{method}.{key} must be {expected}, got {value!r}: its default is {default!r}")
+
+
+def _positive(name: str, value: float) -> float:
+    if not value > 0:
+        raise InputError(f"{name} must be positive, got {value}")
+    return value
 
 
 def _device(name: str) -> str:

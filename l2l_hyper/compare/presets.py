@@ -40,6 +40,7 @@ KEYS: Mapping[str, type] = {
     "seeds": list,
     "baseline": str,
     "device": str,
+    "memory_limit": float,
     "data_root": str,
 }
 

@@ -46,7 +46,14 @@ def train(
     title = title or f"{run.method} seed {run.seed}"
     with RunProgress(console, title, train_seconds=run.experiment.train_seconds) as progress:
         measured = engine.train_and_test(
-            run, folder=folder, data_root=plan.data_root, device=plan.device, test=test, resume=True, progress=progress
+            run,
+            folder=folder,
+            data_root=plan.data_root,
+            device=plan.device,
+            memory_limit_mb=plan.memory_limit,
+            test=test,
+            resume=True,
+            progress=progress,
         )
     label = engine.METHODS[run.method].label
     return from_first(lambda: write_record(folder, run, label, provenance, measured))

@@ -3,6 +3,16 @@
 from .backbones import BACKBONES, Backbone
 from .config import Experiment, Run
 from .methods import METHODS, Method
-from .training import Progress, train_and_test
+from .training import MEMORY_LIMIT_MB, Progress, train_and_test
 
-__all__ = ["BACKBONES", "METHODS", "Backbone", "Experiment", "Method", "Progress", "Run", "train_and_test"]
+__all__ = [
+    "BACKBONES",
+    "MEMORY_LIMIT_MB",
+    "METHODS",
+    "Backbone",
+    "Experiment",
+    "Method",
+    "Progress",
+    "Run",
+    "train_and_test",
+]

@@ -42,11 +42,9 @@ def evaluate(
     losses: list[float] = []
     accuracies: list[float] = []
     for first in range(0, episodes, batch_size):
-        drawn = batch(range(first, min(first + batch_size, episodes)))
-        for part in drawn if method.one_by_one else (drawn,):
-            loss, accuracy = losses_and_accuracies(method, part)
-            losses += loss.tolist()
-            accuracies += accuracy.tolist()
+        loss, accuracy = losses_and_accuracies(method, batch(range(first, min(first + batch_size, episodes))))
+        losses += loss.tolist()
+        accuracies += accuracy.tolist()
     method.train(was_training)
     return losses, accuracies
 

@@ -1,4 +1,4 @@
-"""Peak memory of a stretch of work."""
+"""Memory: the peak of a stretch of work, and how many tasks fit into a limit."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
-__all__ = ["peak_memory_mb", "reset_peak_memory"]
+from ..baselines import Episodic
+from ..tasks import Episodes
+from .evaluation import losses_and_accuracies
+
+__all__ = ["peak_memory_mb", "reset_peak_memory", "tasks_at_once"]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -35,3 +41,27 @@ def peak_memory_mb(device: torch.device) -> float:
                 return int(line.split()[1]) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 1024)
+
+
+def tasks_at_once(method: Episodic, episode: Episodes, limit_mb: float) -> int:
+    """How many tasks such as ``episode`` may be trained on together, for their graphs to stay within the limit.
+
+    The graph of one task is built, and what it keeps for the backward pass counted: the same number on every machine.
+    """
+    if method.one_by_one:
+        return 1
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    was_training = method.training
+    method.eval()  # draws no random number, moves no running average
+    with torch.enable_grad(), saved_tensors_hooks(count, lambda tensor: tensor):
+        losses_and_accuracies(method, episode)
+    method.train(was_training)
+    own = {p.untyped_storage().data_ptr() for p in method.parameters()}
+    each = sum(size for at, size in kept.items() if at not in own)
+    return max(1, int(limit_mb * 2**20 / max(each, 1)))

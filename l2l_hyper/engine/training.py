@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..tasks import BenchmarkTasksets, Episodes, TensorTaskset, get_tasksets, manifest
 from .backbones import BACKBONES
 from .checkpoint import load_checkpoint, save_checkpoint
-from .config import Run
+from .config import Experiment, Run
 from .distributed import (
     first_then_others,
     from_first,
@@ -28,10 +28,12 @@ from .distributed import (
     world_size,
 )
 from .evaluation import adaptation_milliseconds, evaluate, losses_and_accuracies
-from .memory import peak_memory_mb, reset_peak_memory
+from .memory import peak_memory_mb, reset_peak_memory, tasks_at_once
 from .methods import METHODS
 
-__all__ = ["Progress", "train_and_test"]
+__all__ = ["MEMORY_LIMIT_MB", "Progress", "train_and_test"]
+
+MEMORY_LIMIT_MB = 2048.0
 
 
 class Progress(Protocol):
@@ -58,6 +60,7 @@ def train_and_test(
     folder: Path,
     data_root: str | Path,
     device: str = "cpu",
+    memory_limit_mb: float = MEMORY_LIMIT_MB,
     test: bool = True,
     resume: bool = True,
     progress: Progress | None = None,
@@ -77,6 +80,8 @@ def train_and_test(
         folder: where ``checkpoints/<run.name>.pt`` lies.
         data_root: where the tasksets lie.
         device: "cpu", "cuda", ...
+        memory_limit_mb: the tasks of an iteration go in parts whose graphs stay within it; the sums of floating-point
+            numbers then come in another order, and nothing else changes.
         test: whether to test the selected weights (a sweep does not).
         resume: whether to go on from a checkpoint.
         progress: called after each iteration.
@@ -99,12 +104,14 @@ def train_and_test(
     method = METHODS[run.method].build(model, run.options, experiment.normalization).to(place)  # type: ignore[arg-type]
     if place.type == "cpu":
         method.to(memory_format=torch.channels_last)  # convolutions are two to three times faster
-    trainer = _Trainer(run, method, tasksets, folder / "checkpoints" / f"{run.name}.pt")
+    first = tasksets.train.episode(0, **_training_episodes(experiment))
+    at_once = tasks_at_once(method, first, memory_limit_mb)
+    trainer = _Trainer(run, method, tasksets, folder / "checkpoints" / f"{run.name}.pt", at_once)
     trainer.train(resume, progress)
     state = trainer.state
     assert state.best is not None  # there is a look at the validation episodes after the last iteration
     method.load_state_dict(state.best["weights"])
-    first = tasksets.test.episode(0, ways=experiment.ways, shots=experiment.shots, queries=experiment.queries)
+    tested = tasksets.test.episode(0, ways=experiment.ways, shots=experiment.shots, queries=experiment.queries)
     result: dict[str, Any] = {
         "validation": state.validation,
         "training": state.training,
@@ -113,12 +120,12 @@ def train_and_test(
         "iterations": state.iteration,
         "episodes": state.iteration * experiment.meta_batch,
         "seconds_to_train": state.seconds,
-        "adaptation_ms": from_first(lambda: adaptation_milliseconds(method, first)),
+        "adaptation_ms": from_first(lambda: adaptation_milliseconds(method, tested)),
         "peak_memory_mb": state.peak_memory_mb,
         "parameters": {
             "meta": sum(p.numel() for p in trainer.parameters),
             "backbone": backbone_parameters,
-            "generated": _generated(method, first),
+            "generated": _generated(method, tested),
         },
         "manifest": shared,
         "normalization": experiment.normalization,
@@ -130,15 +137,16 @@ def train_and_test(
 
 
 class _Trainer:
-    def __init__(self, run: Run, method: Episodic, tasksets: BenchmarkTasksets, checkpoint: Path) -> None:
+    def __init__(self, run: Run, method: Episodic, tasksets: BenchmarkTasksets, checkpoint: Path, at_once: int) -> None:
         self.run = run
         self.method = method
         self.tasksets = tasksets
         self.checkpoint = checkpoint
+        self.at_once = at_once
         self.state = _State()
         self.parameters = [p for p in method.parameters() if p.requires_grad]
         self.lr = float(METHODS[run.method].complete(run.options)["lr"])
-        self.optimizer = torch.optim.Adam(self.parameters, lr=self.lr, fused=True)  # one pass over all parameters
+        self.optimizer = torch.optim.Adam(self.parameters, lr=self.lr, fused=True)
         self.window: list[tuple[float, float]] = []  # losses and accuracies since the last look at validation
 
     def evaluate(self, taskset: TensorTaskset, episodes: int) -> tuple[list[float], list[float]]:
@@ -150,7 +158,8 @@ class _Trainer:
             return taskset.batch(indices, ways=e.ways, shots=e.shots, queries=e.queries)
 
         values = torch.zeros(2, episodes, dtype=torch.float64)
-        measured = evaluate(self.method, draw, len(mine), batch_size=len(share(range(e.meta_batch))))
+        batch_size = min(self.at_once, len(share(range(e.meta_batch))))
+        measured = evaluate(self.method, draw, len(mine), batch_size=batch_size)
         values[:, mine.start : mine.stop] = torch.tensor(measured, dtype=torch.float64)
         sum_over_processes([values])
         losses, accuracies = values.tolist()
@@ -185,19 +194,13 @@ class _Trainer:
         e, state = self.run.experiment, self.state
         indices = range(state.iteration * e.meta_batch, (state.iteration + 1) * e.meta_batch)
         # Seed 0 is that of the validation and test splits; they hold other classes all the same.
-        episodes = self.tasksets.train.batch(
-            share(indices),
-            ways=e.train_ways or e.ways,
-            shots=e.shots,
-            queries=e.train_queries or e.queries,
-            seed=self.run.seed,
-        )
+        episodes = self.tasksets.train.batch(share(indices), seed=self.run.seed, **_training_episodes(e))
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * (1 + math.cos(math.pi * self._share_done())) / 2
         self.optimizer.zero_grad()
         seed_each(self.run.seed, state.iteration)
         total_loss = total_accuracy = torch.zeros((), device=episodes.support.device)
-        for part in episodes if self.method.one_by_one else (episodes,):
+        for part in episodes.split(self.at_once):
             losses, accuracies = losses_and_accuracies(self.method, part)
             losses.sum().backward()
             total_loss = total_loss + losses.detach().sum()
@@ -313,6 +316,10 @@ def _tasksets(run: Run, data_root: str | Path, device: torch.device) -> tuple[Be
         episodes=e.test_episodes,
     )
     return tasksets, shared
+
+
+def _training_episodes(e: Experiment) -> dict[str, int]:
+    return {"ways": e.train_ways or e.ways, "shots": e.shots, "queries": e.train_queries or e.queries}
 
 
 def _backbone(run: Run, tasksets: BenchmarkTasksets) -> nn.Module:

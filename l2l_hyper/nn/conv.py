@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn import grad
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["task_convolutions"]
@@ -74,11 +75,11 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        dx = torch.nn.grad.conv2d_input(x.shape, weight, dy, ctx.stride, ctx.padding) if wanted[0] else None
-        dw = torch.nn.grad.conv2d_weight(x, weight.shape, dy, ctx.stride, ctx.padding) if wanted[1] else None
+        dx = grad.conv2d_input(x.shape, weight, dy, ctx.stride, ctx.padding) if wanted[0] else None
+        dw = grad.conv2d_weight(x, weight.shape, dy, ctx.stride, ctx.padding) if wanted[1] else None
         return dx, dw, dy.sum((0, 2, 3)) if wanted[2] else None, None, None
 
     @staticmethod
@@ -127,7 +128,7 @@ class _Output(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, w = ctx.saved_tensors
         by_x, by_w = ctx.needs_input_grad[:2]
         return (
@@ -153,7 +154,7 @@ class _ByInput(torch.autograd.Function):
         return x
 
     @staticmethod
-    def backward(ctx: Any, x: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, x: Tensor) -> tuple[Any, ...]:
         dy, w = ctx.saved_tensors
         by_dy, by_w = ctx.needs_input_grad[:2]
         return (
@@ -179,7 +180,7 @@ class _ByWeight(torch.autograd.Function):
         return w
 
     @staticmethod
-    def backward(ctx: Any, w: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, w: Tensor) -> tuple[Any, ...]:
         dy, x = ctx.saved_tensors
         by_dy, by_x = ctx.needs_input_grad[:2]
         return (

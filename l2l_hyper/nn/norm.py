@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,42 +24,6 @@ Normalization = Literal["support", "transductive", "running"]
 """Which statistics a normalization layer uses, see :class:`TaskNorm`."""
 
 
-class _Standardize(torch.autograd.Function):
-    """Columns of ``(*, R, C)`` less their mean, over their standard deviation; mean and variance ``(*, C)`` as well.
-
-    The derivative is written with the few operations on whole activations that it takes, and in differentiable ones:
-    traced through mean, difference and square, the second derivative is twice as long.
-    """
-
-    generate_vmap_rule = False
-
-    @staticmethod
-    def forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        mean = x.mean(-2)
-        y = x - mean.unsqueeze(-2)
-        var = torch.linalg.vecdot(y, y, dim=-2) / x.shape[-2]
-        return y.mul_(torch.rsqrt(var + eps).unsqueeze(-2)), mean, var
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        ctx.eps = inputs[1]
-        ctx.save_for_backward(output[0], output[2])
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor, dmean: Tensor, dvar: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        y, var = ctx.saved_tensors
-        scale = torch.rsqrt(var + ctx.eps)
-        rows = y.shape[-2]
-        constant = dmean / rows - scale * dy.mean(-2)
-        slope = (2 * dvar / scale - scale * torch.linalg.vecdot(dy, y, dim=-2)) / rows
-        dx = torch.addcmul(constant.unsqueeze(-2), y, slope.unsqueeze(-2))
-        return torch.addcmul(dx, dy, scale.unsqueeze(-2)), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, eps: float) -> tuple[Any, tuple[int, int, int]]:
-        return _Standardize.apply(x.movedim(in_dims[0], 0), eps), (0, 0, 0)
-
-
 class TaskNorm(nn.Module):
     r"""Batch normalization that says which samples its statistics come from.
 
@@ -72,9 +36,9 @@ class TaskNorm(nn.Module):
     - ``"transductive"``: of whatever batch passes, as learn2learn's MAML scripts do; queries see each other.
     - ``"running"``: of the batch while training, running averages in evaluation, as :class:`torch.nn.BatchNorm2d`.
 
-    Second-order gradients through ``torch.func.vmap`` over :class:`torch.nn.BatchNorm2d` are silently wrong; here they
-    are right.  No buffer changes while it runs: under ``vmap`` each task has its own statistics, and
-    :func:`update_running` takes them up afterwards.
+    It is written in elementary operations because second-order gradients through ``torch.func.vmap`` over
+    :class:`torch.nn.BatchNorm2d` are silently wrong, and it never changes a buffer while it runs: under ``vmap`` each
+    task has its own statistics, and :func:`update_running` takes them up afterwards.
 
     See Bronskill et al. 2020, "TaskNorm: Rethinking Batch Normalization for Meta-Learning",
     https://arxiv.org/abs/2003.03284.
@@ -122,19 +86,20 @@ class TaskNorm(nn.Module):
         shape = rows.shape
         rows = rows.flatten(0, -2)
         if self.mode == "running" and not self.training:
-            given: tuple[Tensor, Tensor] | None = (self.running_mean, self.running_var)
+            mean, var = self.running_mean, self.running_var
+            centered = rows - mean
+        elif self._given is not None and self.mode == "support":
+            mean, var = self._given
+            centered = rows - mean
         else:
-            given = self._given if self.mode == "support" else None
-        if given is None:
-            y, *moments = _Standardize.apply(rows, self.eps)
-            self._recorded = (moments[0], moments[1])
-            scale = self.weight
-        else:
-            y = rows - given[0]
-            scale = torch.rsqrt(given[1] + self.eps)
-            scale = scale if self.weight is None else scale * self.weight
-        if scale is not None:
-            y = y * scale if self.bias is None else torch.addcmul(self.bias, y, scale)
+            mean = rows.mean(0)
+            centered = rows - mean
+            var = torch.linalg.vecdot(centered, centered, dim=0) / len(rows)
+            self._recorded = (mean, var)
+        scale = torch.rsqrt(var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        y = centered * scale if self.bias is None else torch.addcmul(self.bias, centered, scale)
         return y.unflatten(0, shape[:-1]).movedim(-1, 1)
 
     def extra_repr(self) -> str:

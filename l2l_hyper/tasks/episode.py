@@ -38,7 +38,13 @@ class Episodes:
     def task(self, index: int) -> Episodes:
         """Episode ``index`` as a batch of one (tensors are views); ``IndexError`` when there is no such episode."""
         position = range(len(self))[index]
-        at = slice(position, position + 1)
+        return self._at(slice(position, position + 1))
+
+    def split(self, size: int) -> Iterator[Episodes]:
+        """Batches of ``size`` episodes and one of those that are left (tensors are views)."""
+        return (self._at(slice(first, first + size)) for first in range(0, len(self), size))
+
+    def _at(self, at: slice) -> Episodes:
         return replace(
             self,
             support=self.support[at],
