@@ -49,7 +49,7 @@ class Method:
 
 
 def _hyper_adapter(model: nn.Module, options: Options, normalization: Normalization) -> Episodic:
-    keys = ("start", "scale", "penalty", "dropout", "width", "blocks")
+    keys = ("start", "generate", "change", "scale", "penalty", "dropout", "width", "blocks")
     learner = HyperAdapter(model, normalization=normalization, **{key: options[key] for key in keys})
     return Batched(learner, steps=options["steps"])
 
@@ -108,6 +108,8 @@ METHODS: dict[str, Method] = {
                 "lr": 3e-3,
                 "steps": 1,
                 "start": "gaussian",
+                "generate": "",
+                "change": "feature-wise",
                 "scale": 0.2,
                 "penalty": 1.0,
                 "dropout": 0.0,

@@ -61,7 +61,7 @@ class Full(Generator):
 
     def forward(self, embedding: Tensor, base: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Weights of shapes ``(*, *shape)`` from embeddings ``(*, E)``."""
-        return self.target.unflatten(self.linear(embedding) * self.std)
+        return self.target.unflatten(self.linear(embedding).mul_(self.std))  # in place: it may be all of a network
 
 
 class Chunked(Generator):

@@ -1,0 +1,77 @@
+"""What is measured: settings of the tasks, algorithms, and the ways of running them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["ALGORITHMS", "CONTENDERS", "GROWTH", "SETTINGS", "Algorithm", "Setting"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Tasks and network; as in learn2learn's scripts there are as many queries as shots."""
+
+    tasksets: str
+    ways: int
+    shots: int
+
+    @classmethod
+    def of(cls, name: str) -> Setting:
+        """The setting of a name such as ``omniglot 5-way 1-shot``."""
+        tasksets, ways, shots = name.split()
+        return cls(tasksets, int(ways.removesuffix("-way")), int(shots.removesuffix("-shot")))
+
+    @property
+    def backbone(self) -> str:
+        """Name of the network."""
+        return "cnn4" if self.tasksets == "mini-imagenet" else "omniglot-cnn"
+
+    @property
+    def hidden(self) -> int:
+        """Channels a layer."""
+        return 8 if self.tasksets == "glyphs" else 64
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """An algorithm as the scripts build it, and as a method of the engine with its options."""
+
+    name: str
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+SETTINGS = (
+    "omniglot 5-way 1-shot",
+    "omniglot 20-way 5-shot",
+    "mini-imagenet 5-way 5-shot",
+    "glyphs 5-way 1-shot",  # a small network and no data: to see that the benchmark runs
+)
+GROWTH = {
+    "ways": [f"omniglot {ways}-way 1-shot" for ways in (5, 10, 20, 40)],
+    "shots": [f"omniglot 5-way {shots}-shot" for shots in (1, 2, 4, 8)],
+}
+
+ALGORITHMS = {
+    algorithm.name: algorithm
+    for algorithm in (
+        Algorithm("MAML, 1 step", "maml", {"inner_lr": 0.4}),
+        Algorithm("MAML, 5 steps", "maml", {"inner_lr": 0.4, "steps": 5}),
+        Algorithm("ANIL, 5 steps", "anil"),
+        Algorithm("ProtoNet", "protonet"),
+        Algorithm("HyperAdapter, head", "hyper-adapter"),
+        Algorithm("HyperAdapter, head + affine", "hyper-adapter", {"generate": "*", "change": "feature-wise"}),
+        Algorithm("HyperAdapter, head + low-rank", "hyper-adapter", {"generate": "*", "change": "low-rank"}),
+    )
+}
+
+# How each is run.  The first three are learn2learn's and higher's algorithms, the last three this package's.
+CONTENDERS = {
+    "learn2learn": "learn2learn's script: its sampler, its algorithm, one task after the other",
+    "learn2learn, our sampler": "learn2learn's algorithm on our sampler",
+    "higher": "higher's inner loop on our sampler",
+    "script": "the script with the swapped line, on our sampler",
+    "engine": "l2l_hyper's engine, all tasks of a batch at once",
+    "engine, 2 processes": "the same under torchrun, one thread a process",
+}

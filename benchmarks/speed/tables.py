@@ -1,0 +1,246 @@
+"""Tables and a plot of what was measured; the same for the same measurements."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cases import ALGORITHMS, CONTENDERS, GROWTH
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+__all__ = ["write_tables"]
+
+Cells = list[dict[str, Any]]
+OURS, TWO = "engine", "engine, 2 processes"
+
+
+def write_tables(measured: dict[str, Any], out: Path) -> None:
+    """Write ``speed.md`` and ``speed.png``."""
+    cells = measured["measurements"]
+    last = measured["provenance"][-1]
+    environment = last["environment"]
+    parts = [
+        "# Speed\n",
+        f"`{last['command'].strip()}`, commit {last['commit'][:10]}; {environment['cpu']}, "
+        f"{environment['cpu_count']} cores, torch {environment['torch']}, learn2learn {environment['learn2learn']}. "
+        "Times are medians of the turns. As in learn2learn's scripts there are as many queries as shots.\n",
+    ]
+    for title, table in (
+        ("Ratios", ratios(cells)),
+        ("Episodes a second, meta-training end to end", episodes_a_second(cells)),
+        ("Adapting to one task, and memory", adaptation(cells)),
+        ("Growth of an episode's time as the work doubles", growth(cells)),
+        ("Weights a second, of hypernetwork libraries", peers(cells)),
+    ):
+        if table:
+            parts.append(f"## {title}\n\n{tabulate(table, headers='keys', tablefmt='github', disable_numparse=True)}\n")
+    parts.append("\n".join(f"- {name}: {what}" for name, what in CONTENDERS.items()) + "\n")
+    (out / "speed.md").write_text("\n".join(parts))
+    plot(cells).savefig(out / "speed.png", dpi=150)
+
+
+def find(cells: Cells, **wanted: Any) -> dict[str, Any] | None:
+    """The measurement of the cell that has these values."""
+    for measurement in cells:
+        cell = measurement["cell"]
+        if all(cell.get(key) == value for key, value in wanted.items()):
+            return measurement
+    return None
+
+
+def seconds(measurement: dict[str, Any] | None) -> float:
+    """Median over the turns of the median of each."""
+    if measurement is None or not measurement["seconds"][0]:
+        return math.nan
+    return statistics.median(statistics.median(turn) for turn in measurement["seconds"])
+
+
+def an_episode(cells: Cells, **wanted: Any) -> float:
+    """Seconds an episode, nan where it was not measured."""
+    measurement = find(cells, measure="train", growth=None, **wanted)
+    return seconds(measurement) / measurement["cell"]["meta_batch"] if measurement else math.nan
+
+
+def ratios(cells: Cells) -> list[dict[str, str]]:
+    """How many times faster than learn2learn, at every meta-batch."""
+    rows = []
+    for setting in dict.fromkeys(m["cell"].get("setting") for m in cells):
+        if setting is None:
+            continue
+        batches = sorted(
+            {m["cell"]["meta_batch"] for m in cells if m["cell"]["measure"] == "train"} if "5-way 1" in setting else {4}
+        )
+        for what, ours, theirs in (
+            ("HyperAdapter, head / MAML, 1 step", "HyperAdapter, head", "MAML, 1 step"),
+            ("HyperAdapter, head + affine / MAML, 1 step", "HyperAdapter, head + affine", "MAML, 1 step"),
+            *((name, name, name) for name in list(ALGORITHMS)[:4]),
+        ):
+            for batch in batches:
+                stock = an_episode(cells, setting=setting, algorithm=theirs, meta_batch=batch, contender="learn2learn")
+                values = [
+                    stock / an_episode(cells, setting=setting, algorithm=ours, meta_batch=batch, contender=contender)
+                    for contender in (OURS, TWO)
+                ]
+                if not math.isnan(values[0]):
+                    rows.append(
+                        {
+                            "what": f"{setting}: {what}, end to end, meta-batch {batch}",
+                            "engine": _times(values[0]),
+                            "engine, 2 processes": _times(values[1]),
+                        }
+                    )
+        rows += list(single_ratios(cells, setting))
+    return rows
+
+
+def single_ratios(cells: Cells, setting: str) -> Iterator[dict[str, str]]:
+    """Drawing, opening, adapting, convolutions."""
+
+    def row(what: str, ratio: float) -> Iterator[dict[str, str]]:
+        if not math.isnan(ratio):
+            yield {"what": f"{setting}: {what}", "engine": _times(ratio), "engine, 2 processes": ""}
+
+    draw, opened = (
+        [find(cells, measure=m, setting=setting, contender=c) for c in ("learn2learn", OURS)] for m in ("draw", "open")
+    )
+    yield from row("drawing 32 episodes with 15 queries a class", seconds(draw[0]) / seconds(draw[1]))
+    yield from row("opening the second time, time", seconds(opened[0]) / seconds(opened[1]))
+    if opened[0] and opened[1]:
+        peaks = [statistics.median(o["peak_mb"]) for o in opened]
+        yield from row("opening the second time, peak memory", peaks[0] / max(peaks[1], 0.1))
+    adapting = [
+        find(cells, measure="train", setting=setting, algorithm=a, contender=c, meta_batch=b)
+        for a, c, b in (("MAML, 5 steps", "learn2learn", 4), ("HyperAdapter, head", OURS, 4))
+    ]
+    if adapting[0] and adapting[1]:
+        times = [statistics.median(a["adapt_ms"]) for a in adapting]
+        yield from row("adapting to one task, HyperAdapter, head / MAML, 5 steps", times[0] / times[1])
+    convolutions = find(cells, measure="convolutions", setting=setting)
+    if convolutions:
+        gflop, there, alone = (convolutions[key][0] for key in ("gflop", "seconds_there", "seconds_alone"))
+        share = alone / there
+        yield {
+            "what": f"{setting}: convolutions in training {gflop / there:.0f} GFLOP/s, alone {gflop / alone:.0f}",
+            "engine": f"{100 * share:.0f} %",
+            "engine, 2 processes": "",
+        }
+
+
+def episodes_a_second(cells: Cells) -> list[dict[str, str]]:
+    """One row an algorithm and way of running, one column a setting and meta-batch."""
+    trained = [m for m in cells if m["cell"]["measure"] == "train" and "growth" not in m["cell"]]
+    columns = dict.fromkeys((m["cell"]["setting"], m["cell"]["meta_batch"]) for m in trained)
+    rows = []
+    for algorithm in ALGORITHMS:
+        for contender in CONTENDERS:
+            values = {
+                f"{setting}, {batch}": 1
+                / an_episode(cells, setting=setting, meta_batch=batch, algorithm=algorithm, contender=contender)
+                for setting, batch in columns
+            }
+            if not all(map(math.isnan, values.values())):
+                rows.append({"algorithm": algorithm, "by": contender, **{k: _number(v) for k, v in values.items()}})
+    return rows
+
+
+def adaptation(cells: Cells) -> list[dict[str, str]]:
+    """Milliseconds to adapt to one task and peak memory of the process."""
+    rows = []
+    for m in cells:
+        cell = m["cell"]
+        if cell["measure"] == "train" and "growth" not in cell and cell["meta_batch"] in (2, 4):
+            rows.append(
+                {
+                    "setting": cell["setting"],
+                    "algorithm": cell["algorithm"],
+                    "by": cell["contender"],
+                    "adapt ms": _number(statistics.median(m["adapt_ms"])),
+                    "peak MB": f"{statistics.median(m['peak_mb']):,.0f}",
+                }
+            )
+    return rows
+
+
+def growth(cells: Cells) -> list[dict[str, str]]:
+    """Milliseconds of an episode, or of a call of a generator, and the ratio to the one before."""
+    rows = []
+    for what, names in GROWTH.items():
+        times = [1000 * seconds(find(cells, setting=name, growth=True)) / 16 for name in names]
+        rows += _doubling(what, [name.removeprefix("omniglot ") for name in names], times, "engine, HyperAdapter, head")
+    batches = (1, 4, 16, 64)
+    times = [
+        1000
+        * b
+        * an_episode(
+            cells, setting="omniglot 5-way 1-shot", algorithm="HyperAdapter, head", meta_batch=b, contender=OURS
+        )
+        for b in batches
+    ]
+    rows += _doubling("meta-batch", [str(b) for b in batches], times, "an iteration, twice doubled")
+    widths = [25 * 2**i for i in range(5)]
+    found = [find(cells, measure="generate", width=w, descriptions=64, contender="l2l_hyper") for w in widths]
+    labels = [f"{m['weights'][0] / 64:,.0f}" if m else "" for m in found]
+    rows += _doubling("generated parameters", labels, [1000 * seconds(m) for m in found], "64 descriptions")
+    return rows
+
+
+def _doubling(what: str, labels: list[str], times: list[float], note: str) -> list[dict[str, str]]:
+    before = [math.nan, *times[:-1]]
+    return [
+        {"what": what, "of": note, "at": label, "ms": _number(t), "to the one before": _times(t / b)}
+        for label, t, b in zip(labels, times, before, strict=True)
+        if not math.isnan(t)
+    ]
+
+
+def peers(cells: Cells) -> list[dict[str, str]]:
+    """Generated weights a second, one description and 64 at once."""
+    rows: dict[str, dict[str, str]] = {}
+    for m in cells:
+        cell = m["cell"]
+        if cell["measure"] == "generate" and cell["width"] == 100:
+            a_second = m["weights"][0] / seconds(m) / 1e6
+            row = rows.setdefault(cell["contender"], {"library": cell["contender"]})
+            row[f"{cell['descriptions']} at once, million a second"] = _number(a_second)
+    return list(rows.values())
+
+
+def plot(cells: Cells) -> Figure:
+    """Episodes a second against the meta-batch."""
+    names = ["MAML, 1 step", "MAML, 5 steps", "ANIL, 5 steps", "ProtoNet", "HyperAdapter, head"]
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True)
+    colors = dict(zip(CONTENDERS, ("#777777", "#a08060", "#4477aa", "#88aa44", "#c1440e", "#7a1fa2"), strict=True))
+    setting = next((m["cell"]["setting"] for m in cells if m["cell"]["measure"] == "train"), "")
+    for axes, name in zip(panels, names, strict=True):
+        for contender, color in colors.items():
+            algorithm = "MAML, 1 step" if (name, contender) == ("HyperAdapter, head", "learn2learn") else name
+            points = [
+                (m["cell"]["meta_batch"], m["cell"]["meta_batch"] / seconds(m))
+                for m in cells
+                if (m["cell"].get("setting"), m["cell"].get("algorithm")) == (setting, algorithm)
+                and m["cell"]["contender"] == contender
+                and "growth" not in m["cell"]
+            ]
+            if points:
+                axes.plot(*zip(*sorted(points), strict=True), "o-", color=color, label=contender, markersize=4)
+        axes.set(title=name, xlabel="meta-batch", xscale="log", yscale="log")
+        axes.set_xticks([1, 4, 16, 64], ["1", "4", "16", "64"])
+        axes.grid(alpha=0.3, which="both")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel(f"episodes a second\n{setting}")
+    panels[-1].annotate("grey: learn2learn's\nMAML, 1 step", (0.4, 0.05), xycoords="axes fraction", fontsize=8)
+    panels[0].legend(frameon=False, fontsize=7, loc="upper left")
+    return figure
+
+
+def _times(ratio: float) -> str:
+    return "" if math.isnan(ratio) else f"{ratio:.3g}×"
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

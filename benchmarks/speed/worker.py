@@ -1,0 +1,154 @@
+"""A process that measures what it is asked to, one request a line on its standard input, answers on its output."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from cases import ALGORITHMS, Algorithm, Setting
+from scripts import ScriptLoop, our_tasksets, their_tasksets
+
+from l2l_hyper.engine import Experiment, Run, train_and_test
+from l2l_hyper.engine.distributed import is_first, process_group
+from l2l_hyper.engine.memory import peak_memory_mb, reset_peak_memory
+
+CPU = torch.device("cpu")
+WARM_UP = 2  # iterations
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not stand among the answers
+    worker = Worker(Path(sys.argv[1]))
+    with process_group("cpu"):
+        for line in sys.stdin:
+            request = json.loads(line)
+            answer = getattr(worker, request.pop("measure"))(**request)
+            if is_first():
+                print(json.dumps(answer), file=answers, flush=True)
+
+
+class Worker:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.theirs: dict[Setting, Any] = {}
+        self.loops: dict[tuple[Setting, str, str], ScriptLoop] = {}
+
+    def train(self, setting: str, algorithm: str, contender: str, meta_batch: int, iterations: int) -> dict[str, Any]:
+        """Seconds of each of some iterations, after a warm-up; milliseconds to adapt to a task; peak memory."""
+        case = Setting.of(setting), ALGORITHMS[algorithm]
+        if contender in ("learn2learn", "script"):
+            return self._train_script(*case, contender, meta_batch, iterations)
+        return self._train_engine(*case, contender, meta_batch, iterations)
+
+    def _train_script(
+        self, setting: Setting, algorithm: Algorithm, contender: str, meta_batch: int, iterations: int
+    ) -> dict[str, Any]:
+        loop = self._loop(setting, algorithm, contender)
+        reset_peak_memory(CPU)
+        loop.iteration(1)
+        seconds = [_seconds(lambda: loop.iteration(meta_batch)) for _ in range(iterations)]
+        peak = peak_memory_mb(CPU)
+        x, y = loop.sample()
+        adapting = [_seconds(lambda: loop.adapt(x[loop.support], y[loop.support])) for _ in range(8)]
+        return {"seconds": seconds, "adapt_ms": 1000 * statistics.median(adapting), "peak_mb": peak}
+
+    def _loop(self, setting: Setting, algorithm: Algorithm, contender: str) -> ScriptLoop:
+        key = (setting, algorithm.name, contender)
+        if key not in self.loops:
+            samples = 2 * setting.shots
+            if contender == "learn2learn":
+                if setting not in self.theirs:
+                    self.theirs = {
+                        setting: their_tasksets(setting, samples, self.root)
+                    }  # one at a time: they are large
+                train = self.theirs[setting].train
+            else:
+                train = our_tasksets(setting, samples, self.root).train
+            self.loops = {key: ScriptLoop(setting, algorithm, train.sample, swapped=contender == "script")}
+        return self.loops[key]
+
+    def _train_engine(
+        self, setting: Setting, algorithm: Algorithm, contender: str, meta_batch: int, iterations: int
+    ) -> dict[str, Any]:
+        implementation = {"learn2learn, our sampler": "learn2learn", "higher": "higher"}.get(contender, "batched")
+        chosen = {} if algorithm.method == "hyper-adapter" else {"implementation": implementation}
+        experiment = Experiment(
+            tasksets=setting.tasksets,
+            ways=setting.ways,
+            shots=setting.shots,
+            queries=setting.shots,
+            iterations=WARM_UP + iterations,
+            validate_every=WARM_UP + iterations,
+            validation_episodes=2,
+            test_episodes=2,
+            meta_batch=meta_batch,
+            backbone=setting.backbone,
+            hidden=setting.hidden,
+        )
+        clock = [0.0]
+        with tempfile.TemporaryDirectory() as folder:
+            measured = train_and_test(
+                Run(experiment=experiment, method=algorithm.method, options={**algorithm.options, **chosen}),
+                folder=Path(folder),
+                data_root=self.root,
+                test=False,
+                progress=lambda iteration, total, seconds, loss, accuracy: clock.append(seconds),
+            )
+        seconds = [after - before for before, after in zip(clock, clock[1:], strict=False)][WARM_UP:]
+        return {"seconds": seconds, "adapt_ms": measured["adaptation_ms"], "peak_mb": measured["peak_memory_mb"]}
+
+    def draw(self, setting: str, contender: str, episodes: int, queries: int) -> dict[str, Any]:
+        """Seconds to draw some episodes, one after the other from learn2learn's taskset or at once from ours."""
+        case = Setting.of(setting)
+        samples = case.shots + queries
+        if contender == "learn2learn":
+            theirs = their_tasksets(case, samples, self.root).train
+            return {"seconds": [_seconds(lambda: [theirs.sample() for _ in range(episodes)]) for _ in range(3)]}
+        ours = our_tasksets(case, samples, self.root).train
+        times = [
+            _seconds(lambda i=i: ours.batch(range(i, i + episodes), shots=case.shots, queries=queries))
+            for i in range(40)
+        ]
+        return {"seconds": times[5:]}
+
+    def open(self, setting: str, contender: str) -> dict[str, Any]:
+        """Seconds and peak memory to open a benchmark, in a process that has not opened it yet."""
+        case = Setting.of(setting)
+        get = their_tasksets if contender == "learn2learn" else our_tasksets
+        reset_peak_memory(CPU)
+        before = peak_memory_mb(CPU)
+        seconds = _seconds(lambda: get(case, 2 * case.shots, self.root))
+        return {"seconds": [seconds], "peak_mb": peak_memory_mb(CPU) - before}
+
+    def convolutions(self, setting: str, meta_batch: int) -> dict[str, Any]:
+        """Seconds in convolutions while the engine trains HyperAdapter, and in the same convolutions by themselves."""
+        from convolutions import in_training_and_alone
+
+        return in_training_and_alone(Setting.of(setting), self.root, meta_batch)
+
+    def generate(self, contender: str, width: int, descriptions: int) -> dict[str, Any]:
+        """Seconds to generate the weights of a network, for a number of descriptions at once."""
+        from peers import generate
+
+        return generate(contender, width, descriptions)
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    main()
