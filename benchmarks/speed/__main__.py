@@ -27,7 +27,6 @@ from tqdm import tqdm
 from l2l_hyper.compare.provenance import collect
 
 HERE = Path(__file__).resolve().parent
-SECONDS = 1.5  # that a turn aims to measure
 MOST = 30  # iterations a turn
 
 
@@ -39,6 +38,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "speed")
     parser.add_argument("--setting", action="append", choices=SETTINGS, help="only this; may be repeated")
     parser.add_argument("--turns", type=int, default=3, help="that everyone takes")
+    parser.add_argument("--seconds", type=float, default=1.0, help="that a turn aims to measure")
     args = parser.parse_args()
     settings = args.setting or [name for name in SETTINGS if not name.startswith("glyphs")]
     args.out.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def take_turns(
             request = {key: value for key, value in cell.items() if key != "growth"}
             if cell["measure"] == "train":
                 one = answers[i][-1]["seconds"] if answers[i] else worker.ask({**request, "iterations": 1})["seconds"]
-                request["iterations"] = max(1, min(MOST, round(SECONDS / min(one))))
+                request["iterations"] = max(1, min(MOST, round(args.seconds / min(one))))
             answers[i].append(worker.ask(request))
             if fresh:
                 worker.close()
