@@ -17,7 +17,7 @@ SETTING = "glyphs 5-way 1-shot"
 @pytest.fixture
 def speed(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     monkeypatch.syspath_prepend(str(FOLDER))
-    names = ("cases", "scripts", "convolutions", "peers", "worker", "tables")
+    names = ("cases", "scripts", "breakdown", "peers", "worker", "tables")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     return {name: importlib.import_module(name) for name in names}
@@ -43,7 +43,10 @@ def measurements(speed: dict[str, ModuleType], root: Path) -> list[dict]:
         {"measure": "draw", "setting": SETTING, "contender": c, "episodes": 4, "queries": 3}
         for c in ("learn2learn", "engine")
     ]
-    cells += [{"measure": "convolutions", "setting": SETTING, "meta_batch": 2}]
+    cells += [
+        {"measure": "breakdown", "setting": SETTING, "algorithm": algorithm, "meta_batch": 2}
+        for algorithm in ("HyperAdapter, head", "MAML, 5 steps")
+    ]
     cells += [{"measure": "generate", "width": 100, "descriptions": n, "contender": "l2l_hyper"} for n in (1, 64)]
     found = []
     for cell in cells:

@@ -67,15 +67,15 @@ def main() -> None:
 def all_cells(settings: list[str]) -> Iterator[dict[str, Any]]:
     """Everything to measure; cells that differ in the contender alone follow each other, and take turns."""
     for setting in settings:
-        small = setting.startswith("glyphs")
+        few = {"omniglot 20-way 5-shot": 4, "mini-imagenet 5-way 5-shot": 2, "glyphs 5-way 1-shot": 2}.get(setting)
         for contender in ("learn2learn", "engine"):
             yield {"measure": "open", "setting": setting, "contender": contender}
         if Setting.of(setting).shots == 1:
             for contender in ("learn2learn", "engine"):
                 yield {"measure": "draw", "setting": setting, "contender": contender, "episodes": 32, "queries": 15}
-        yield {"measure": "convolutions", "setting": setting, "meta_batch": 4 if "mini" in setting else 32}
-        batches = (4,) if Setting.of(setting).shots > 1 else (2,) if small else (1, 4, 16, 64)
-        for meta_batch in batches:
+        for algorithm in ("HyperAdapter, head", "MAML, 5 steps"):
+            yield {"measure": "breakdown", "setting": setting, "algorithm": algorithm, "meta_batch": few or 32}
+        for meta_batch in (few,) if few else (1, 4, 16, 64):
             for algorithm in ALGORITHMS.values():
                 for contender in contenders_of(algorithm.method, meta_batch):
                     yield {
@@ -119,7 +119,7 @@ def take_turns(
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Every cell of a group in turn, several times, in an order of its own each time."""
     answers: dict[int, list[dict[str, Any]]] = {i: [] for i in range(len(group))}
-    for turn in range(1 if group[0]["measure"] == "convolutions" else args.turns):
+    for turn in range(1 if group[0]["measure"] == "breakdown" else args.turns):
         order = list(answers)
         random.Random(turn).shuffle(order)
         for i in order:

@@ -16,6 +16,7 @@ __all__ = ["write_tables"]
 
 Cells = list[dict[str, Any]]
 OURS, TWO = "engine", "engine, 2 processes"
+KINDS = ("convolutions", "matrix products", "element by element", "copies", "sums", "between operations")
 
 
 def write_tables(measured: dict[str, Any], out: Path) -> None:
@@ -33,6 +34,7 @@ def write_tables(measured: dict[str, Any], out: Path) -> None:
         ("Ratios", ratios(cells)),
         ("Episodes a second, meta-training end to end", episodes_a_second(cells)),
         ("Adapting to one task, and memory", adaptation(cells)),
+        ("Where the time of an iteration goes, in the engine", breakdowns(cells)),
         ("Growth of an episode's time as the work doubles", growth(cells)),
         ("Weights a second, of hypernetwork libraries", peers(cells)),
     ):
@@ -72,7 +74,11 @@ def ratios(cells: Cells) -> list[dict[str, str]]:
         if setting is None:
             continue
         batches = sorted(
-            {m["cell"]["meta_batch"] for m in cells if m["cell"]["measure"] == "train"} if "5-way 1" in setting else {4}
+            {
+                m["cell"]["meta_batch"]
+                for m in cells
+                if m["cell"]["measure"] == "train" and m["cell"]["setting"] == setting
+            }
         )
         for what, ours, theirs in (
             ("HyperAdapter, head / MAML, 1 step", "HyperAdapter, head", "MAML, 1 step"),
@@ -113,21 +119,38 @@ def single_ratios(cells: Cells, setting: str) -> Iterator[dict[str, str]]:
         peaks = [statistics.median(o["peak_mb"]) for o in opened]
         yield from row("opening the second time, peak memory", peaks[0] / max(peaks[1], 0.1))
     adapting = [
-        find(cells, measure="train", setting=setting, algorithm=a, contender=c, meta_batch=b)
-        for a, c, b in (("MAML, 5 steps", "learn2learn", 4), ("HyperAdapter, head", OURS, 4))
+        find(cells, measure="train", setting=setting, algorithm=algorithm, contender=contender)
+        for algorithm, contender in (("MAML, 5 steps", "learn2learn"), ("HyperAdapter, head", OURS))
     ]
     if adapting[0] and adapting[1]:
         times = [statistics.median(a["adapt_ms"]) for a in adapting]
         yield from row("adapting to one task, HyperAdapter, head / MAML, 5 steps", times[0] / times[1])
-    convolutions = find(cells, measure="convolutions", setting=setting)
-    if convolutions:
-        gflop, there, alone = (convolutions[key][0] for key in ("gflop", "seconds_there", "seconds_alone"))
-        share = alone / there
+    measured = find(cells, measure="breakdown", setting=setting, algorithm="HyperAdapter, head")
+    if measured:
+        gflop, there, alone = (measured[key][0] for key in ("gflop", "convolutions", "alone"))
         yield {
             "what": f"{setting}: convolutions in training {gflop / there:.0f} GFLOP/s, alone {gflop / alone:.0f}",
-            "engine": f"{100 * share:.0f} %",
+            "engine": f"{100 * alone / there:.0f} %",
             "engine, 2 processes": "",
         }
+
+
+def breakdowns(cells: Cells) -> list[dict[str, str]]:
+    """Share of each kind of operation in the time of an iteration."""
+    rows = []
+    for m in cells:
+        if m["cell"]["measure"] == "breakdown":
+            whole, kinds = m["iteration"][0], m["kinds"][0]
+            name = f"{m['cell']['setting']}, {m['cell']['algorithm']}, {m['cell']['meta_batch']} tasks"
+            parts = {**kinds, "between operations": max(0.0, whole - sum(kinds.values()))}
+            rows.append(
+                {
+                    "iteration": name,
+                    "ms": _number(1000 * whole),
+                    **{kind: f"{100 * parts.get(kind, 0.0) / whole:.0f} %" for kind in KINDS},
+                }
+            )
+    return rows
 
 
 def episodes_a_second(cells: Cells) -> list[dict[str, str]]:
@@ -223,7 +246,7 @@ def plot(cells: Cells) -> Figure:
                 (m["cell"]["meta_batch"], m["cell"]["meta_batch"] / seconds(m))
                 for m in cells
                 if (m["cell"].get("setting"), m["cell"].get("algorithm")) == (setting, algorithm)
-                and m["cell"]["contender"] == contender
+                and m["cell"].get("contender") == contender
                 and "growth" not in m["cell"]
             ]
             if points:

@@ -22,7 +22,7 @@ from l2l_hyper.engine.distributed import is_first, process_group
 from l2l_hyper.engine.memory import peak_memory_mb, reset_peak_memory
 
 CPU = torch.device("cpu")
-WARM_UP = 2  # iterations
+WARM_UP = 1  # iteration
 
 
 def main() -> None:
@@ -130,11 +130,11 @@ class Worker:
         seconds = _seconds(lambda: get(case, 2 * case.shots, self.root))
         return {"seconds": [seconds], "peak_mb": peak_memory_mb(CPU) - before}
 
-    def convolutions(self, setting: str, meta_batch: int) -> dict[str, Any]:
-        """Seconds in convolutions while the engine trains HyperAdapter, and in the same convolutions by themselves."""
-        from convolutions import in_training_and_alone
+    def breakdown(self, setting: str, algorithm: str, meta_batch: int) -> dict[str, Any]:
+        """Where the time of an iteration in the engine goes."""
+        from breakdown import breakdown
 
-        return in_training_and_alone(Setting.of(setting), self.root, meta_batch)
+        return breakdown(Setting.of(setting), ALGORITHMS[algorithm], self.root, meta_batch)
 
     def generate(self, contender: str, width: int, descriptions: int) -> dict[str, Any]:
         """Seconds to generate the weights of a network, for a number of descriptions at once."""
