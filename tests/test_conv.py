@@ -65,6 +65,16 @@ def test_the_third_derivative_too() -> None:
     assert torch.autograd.gradgradcheck(slope, (x, w))
 
 
+def test_under_torch_funcs_grad() -> None:
+    x, w, b = (v.detach() for v in inputs())
+
+    def loss(w: Tensor) -> Tensor:
+        return batched(x, w, b, padding=1).sin().sum()
+
+    expected = torch.func.grad(lambda w: loop(x, w, b, padding=1).sin().sum())(w)
+    torch.testing.assert_close(torch.func.grad(loss)(w), expected)
+
+
 @pytest.mark.parametrize("shared", ["x", "w", "w and b", "everything"])
 def test_what_tasks_share(shared: str) -> None:
     x, w, b = inputs()

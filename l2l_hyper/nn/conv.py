@@ -1,4 +1,4 @@
-"""Convolutions with other weights for each task, as one batched matrix product."""
+"""Convolutions with weights of each task's own, as matrix products."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 __all__ = ["task_convolutions"]
 
 Pair = tuple[int, int]
+
+_CACHED = 1 << 18  # how many numbers of patches are made together: a megabyte
 
 
 class task_convolutions(TorchFunctionMode):  # noqa: N801 - used as a function
@@ -104,49 +106,54 @@ class _Convolution(torch.autograd.Function):
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
     """Images ``(T, N, C, H, W)``, weights ``(T, O, C, h, w)`` and biases ``(T, O)`` to ``(T, N, O, H', W')``."""
-    y = _Output.apply(x.movedim(2, -1), weight.permute(0, 3, 4, 2, 1), stride, padding)
+    x, w = x.movedim(2, -1), weight.permute(0, 3, 4, 2, 1)
+    height, width = (
+        (size + 2 * around - kernel) // step + 1
+        for size, around, kernel, step in zip(x.shape[2:4], padding, w.shape[1:3], stride, strict=True)
+    )
+    y = _Output.apply(x, w, torch.Size((*x.shape[:2], height, width, w.shape[-1])), stride, padding)
     return (y if bias is None else y + bias[:, None, None, None]).movedim(-1, 2)
 
 
-# The convolution y(x, w) is linear in each of its two arguments; so are the derivatives of <dy, y(x, w)> by x and by w.
-# Each of the three is differentiated with the other two, as often as anyone likes.
-# Shapes: x (T, N, H, W, C), w (T, h, w, C, O), y (T, N, H', W', O).
+class _Bilinear(torch.autograd.Function):
+    """One of three functions of a convolution y(x, w), each derived by the other two, as often as one likes.
+
+    y is linear in x and in w; so are the derivatives of <dy, y(x, w)> by x and by w in what they depend on. Each takes
+    its two arguments, the shape of its result, stride and padding.
+
+    Shapes: x ``(T, N, H, W, C)``, w ``(T, h, w, C, O)``, y ``(T, N, H', W', O)``.
+    """
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.shapes = inputs[0].shape, inputs[1].shape
+        ctx.geometry = inputs[3:]
 
 
-class _Output(torch.autograd.Function):
+class _Output(_Bilinear):
     """y(x, w)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, stride: Pair, padding: Pair) -> Tensor:
-        ctx.save_for_backward(x, w)
-        ctx.geometry = stride, padding
-        size = _Patches(x.shape, w.shape, stride, padding)
-        y = x.new_empty(*size.positions, w.shape[-1])
+    def forward(x: Tensor, w: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> Tensor:
+        y = x.new_empty(shape)
         rows, matrices = y.flatten(1, 3), w.flatten(1, 3)
-        for tasks, patches in size.each_group_of(x):
+        for tasks, patches in _Patches(x.shape, w.shape, shape, stride, padding).each_group_of(x):
             torch.bmm(patches, matrices[tasks], out=rows[tasks])
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, w = ctx.saved_tensors
-        by_x, by_w = ctx.needs_input_grad[:2]
-        return (
-            _ByInput.apply(dy, w, x.shape, *ctx.geometry) if by_x else None,
-            _ByWeight.apply(dy, x, w.shape, *ctx.geometry) if by_w else None,
-            None,
-            None,
-        )
+        return _derivatives(ctx, (_ByInput, dy, w), (_ByWeight, dy, x))
 
 
-class _ByInput(torch.autograd.Function):
+class _ByInput(_Bilinear):
     """Derivative of <dy, y(x, w)> by x."""
 
     @staticmethod
-    def forward(ctx: Any, dy: Tensor, w: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> Tensor:
-        ctx.save_for_backward(dy, w)
-        ctx.geometry = stride, padding
-        size = _Patches(shape, w.shape, stride, padding)
+    def forward(dy: Tensor, w: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> Tensor:
+        size = _Patches(shape, w.shape, dy.shape, stride, padding)
         rows, matrices = dy.flatten(1, 3), w.flatten(1, 3).transpose(1, 2)
         x = dy.new_empty(shape)
         for tasks in size.groups():
@@ -156,40 +163,33 @@ class _ByInput(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, x: Tensor) -> tuple[Any, ...]:
         dy, w = ctx.saved_tensors
-        by_dy, by_w = ctx.needs_input_grad[:2]
-        return (
-            _Output.apply(x, w, *ctx.geometry) if by_dy else None,
-            _ByWeight.apply(dy, x, w.shape, *ctx.geometry) if by_w else None,
-            None,
-            None,
-            None,
-        )
+        return _derivatives(ctx, (_Output, x, w), (_ByWeight, dy, x))
 
 
-class _ByWeight(torch.autograd.Function):
+class _ByWeight(_Bilinear):
     """Derivative of <dy, y(x, w)> by w."""
 
     @staticmethod
-    def forward(ctx: Any, dy: Tensor, x: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> Tensor:
-        ctx.save_for_backward(dy, x)
-        ctx.geometry = stride, padding
+    def forward(dy: Tensor, x: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> Tensor:
         w = x.new_empty(shape)
         matrices, rows = w.flatten(1, 3), dy.flatten(1, 3)
-        for tasks, patches in _Patches(x.shape, shape, stride, padding).each_group_of(x):
+        for tasks, patches in _Patches(x.shape, shape, dy.shape, stride, padding).each_group_of(x):
             torch.bmm(patches.transpose(1, 2), rows[tasks], out=matrices[tasks])
         return w
 
     @staticmethod
     def backward(ctx: Any, w: Tensor) -> tuple[Any, ...]:
         dy, x = ctx.saved_tensors
-        by_dy, by_x = ctx.needs_input_grad[:2]
-        return (
-            _Output.apply(x, w, *ctx.geometry) if by_dy else None,
-            _ByInput.apply(dy, w, x.shape, *ctx.geometry) if by_x else None,
-            None,
-            None,
-            None,
-        )
+        return _derivatives(ctx, (_Output, x, w), (_ByInput, dy, w))
+
+
+def _derivatives(ctx: Any, *calls: tuple[Any, Tensor, Tensor]) -> tuple[Any, ...]:
+    """For each of the two arguments, where it is wanted, one of the other two functions."""
+    found = (
+        function.apply(a, b, shape, *ctx.geometry) if wanted else None
+        for wanted, shape, (function, a, b) in zip(ctx.needs_input_grad[:2], ctx.shapes, calls, strict=True)
+    )
+    return (*found, None, None, None)
 
 
 class _Patches:
@@ -199,14 +199,10 @@ class _Patches:
     multiplied while they are still in it.
     """
 
-    def __init__(self, x: torch.Size, w: torch.Size, stride: Pair, padding: Pair) -> None:
+    def __init__(self, x: torch.Size, w: torch.Size, y: torch.Size, stride: Pair, padding: Pair) -> None:
         self.x, self.kernel, self.stride, self.padding = x, w[1:3], stride, padding
-        height, width = (
-            (size + 2 * around - kernel) // step + 1
-            for size, around, kernel, step in zip(x[2:4], padding, w[1:3], stride, strict=True)
-        )
-        self.positions = (x[0], x[1], height, width)
-        self.shape = (x[1] * height * width, w[1] * w[2] * w[3])
+        self.positions = y[:4]
+        self.shape = (y[1] * y[2] * y[3], w[1] * w[2] * w[3])
 
     def groups(self) -> list[slice]:
         """The tasks whose patches are made together."""
@@ -236,6 +232,3 @@ class _Patches:
                 below, beside = i + self.stride[0] * (rows - 1) + 1, j + self.stride[1] * (columns - 1) + 1
                 x[:, :, i : below : self.stride[0], j : beside : self.stride[1]] += windows[..., i, j, :]
         out.copy_(x[:, :, down : down + height, across : across + width])
-
-
-_CACHED = 1 << 18  # numbers: a megabyte
