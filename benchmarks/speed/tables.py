@@ -24,9 +24,10 @@ def write_tables(measured: dict[str, Any], out: Path) -> None:
     cells = measured["measurements"]
     last = measured["provenance"][-1]
     environment = last["environment"]
+    commits = ", ".join(dict.fromkeys(p["commit"][:10] for p in measured["provenance"]))
     parts = [
         "# Speed\n",
-        f"`{last['command'].strip()}`, commit {last['commit'][:10]}; {environment['cpu']}, "
+        f"`{last['command'].strip()}`, commit {commits}; {environment['cpu']}, "
         f"{environment['cpu_count']} cores, torch {environment['torch']}, learn2learn {environment['learn2learn']}. "
         "Times are medians of the turns. As in learn2learn's scripts there are as many queries as shots.\n",
     ]
@@ -136,18 +137,19 @@ def single_ratios(cells: Cells, setting: str) -> Iterator[dict[str, str]]:
 
 
 def breakdowns(cells: Cells) -> list[dict[str, str]]:
-    """Share of each kind of operation in the time of an iteration."""
+    """Share of each kind of operation in an iteration, which being watched makes longer."""
     rows = []
     for m in cells:
         if m["cell"]["measure"] == "breakdown":
             whole, kinds = m["iteration"][0], m["kinds"][0]
             name = f"{m['cell']['setting']}, {m['cell']['algorithm']}, {m['cell']['meta_batch']} tasks"
-            parts = {**kinds, "between operations": max(0.0, whole - sum(kinds.values()))}
+            watched = max(whole, sum(kinds.values()))
+            parts = {**kinds, "between operations": watched - sum(kinds.values())}
             rows.append(
                 {
                     "iteration": name,
                     "ms": _number(1000 * whole),
-                    **{kind: f"{100 * parts.get(kind, 0.0) / whole:.0f} %" for kind in KINDS},
+                    **{kind: f"{100 * parts.get(kind, 0.0) / watched:.0f} %" for kind in KINDS},
                 }
             )
     return rows
