@@ -7,6 +7,7 @@ import hashlib
 import io
 import pickle
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,10 @@ def offline_omniglot(root: Path) -> Iterator[None]:
         yield
     finally:
         Omniglot.zips_md5 = official
+
+
+if __name__ == "__main__":  # python tests/ondisk.py DIR: what benchmarks/swapped_scripts.py may take for ~/data
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True)
+    for make in (*SMALL.values(), make_mnist, make_omniglot):
+        make(folder)

@@ -28,55 +28,30 @@ import numpy as np
 import ondisk
 import pytest
 import torch
+from swapped_scripts import (
+    CHERRY,
+    EXAMPLES,
+    NEEDS_CHERRY,
+    ROOT,
+    SWAPS,
+    on_two_ranks,
+    pretend_torchmeta,
+    restore_lstsq,
+    source,
+)
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from l2l_hyper._learn2learn import learn2learn
-
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / ".venv" / "learn2learn-0.2.0"
-EXAMPLES = PACKAGE / "examples"
-CHERRY = PACKAGE / "cherry"  # cherry-rl, and the last gym that it works with
 
 pytestmark = pytest.mark.skipif(
     not EXAMPLES.is_dir() or not CHERRY.is_dir(), reason="no learn2learn scripts; run `make test`, which downloads them"
 )
 
-MAML = (r"l2l\.algorithms\.MAML\(", "l2l_hyper.HyperAdapter(")
-MAML_SGD = (r"l2l\.algorithms\.MAML\(", "l2l_hyper.HyperSGD(")
-
-SWAPS = {
-    "vision/maml_omniglot.py": MAML,
-    "vision/maml_miniimagenet.py": MAML,
-    "vision/anil_fc100.py": MAML,
-    "vision/meta_mnist.py": MAML,
-    "vision/distributed_maml.py": MAML,
-    "vision/anilkfo_cifarfs.py": (
-        r"l2l\.optim\.transforms\.KroneckerTransform\(l2l\.nn\.KroneckerLinear\)",
-        "l2l_hyper.optim.HyperTransform",
-    ),
-    "vision/metacurvature_fc100.py": (r"=MetaCurvatureTransform", "=l2l_hyper.optim.HyperTransform"),
-    "optimization/hypergrad_mnist.py": (r"=HypergradTransform", "=l2l_hyper.optim.HyperTransform"),
-    "maml_sine.py": (r"l2l\.algorithms\.MAML\((.*)\)", r'l2l_hyper.HyperAdapter(\1, start="ridge")'),
-    "maml_toy.py": MAML_SGD,
-    "rl/maml_dice.py": MAML_SGD,
-    "rl/promp.py": MAML_SGD,
-    "rl/metasgd_a2c.py": (r"l2l\.algorithms\.MetaSGD\(", "l2l_hyper.HyperSGD("),
-}
-
-
-def swapped(script: str) -> str:
-    """The script's text with its line swapped and ``import l2l_hyper`` put below the import of learn2learn."""
-    pattern, replacement = SWAPS[script]
-    text, algorithms = re.subn(pattern, replacement, (EXAMPLES / script).read_text(encoding="utf-8"))
-    text, imports = re.subn(r"^import learn2learn as l2l\n", r"\g<0>import l2l_hyper\n", text, flags=re.M)
-    assert (algorithms, imports) == (1, 1)
-    return text
-
 
 @pytest.mark.parametrize("script", SWAPS)
 def test_one_line_changes(script: str) -> None:
     before = (EXAMPLES / script).read_bytes().splitlines(keepends=True)
-    after = swapped(script).encode().splitlines(keepends=True)
+    after = source(script, "swapped").encode().splitlines(keepends=True)
     changes = [line for line in difflib.diff_bytes(difflib.unified_diff, before, after, n=0) if line[:2] != b"@@"][2:]
     assert [line[:1] for line in changes if line != b"+import l2l_hyper\n"] == [b"-", b"+"]
 
@@ -86,7 +61,7 @@ def test_docs_list_every_script_and_its_line() -> None:
     names = {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.py")}
     assert [name for name in sorted(names) if f"`{name}`" not in docs] == []
     for script in SWAPS:
-        (line,) = (line.strip() for line in swapped(script).splitlines() if "l2l_hyper." in line)
+        (line,) = (line.strip() for line in source(script, "swapped").splitlines() if "l2l_hyper." in line)
         (row,) = (row for row in docs.splitlines() if row.startswith(f"| `{script}`"))
         assert f"`{line}`" in row
 
@@ -162,7 +137,7 @@ def run(script: str, **arguments: Any) -> None:
             contextlib.redirect_stderr(io.StringIO()),
         ):
             warnings.simplefilter("ignore")
-            exec(compile(swapped(script), script, "exec"), module.__dict__)
+            exec(compile(source(script, "swapped"), script, "exec"), module.__dict__)
             module.__dict__.update(CONSTANTS.get(script, {}))
             module.main(**ARGUMENTS.get(script, {}), **arguments)
     finally:
@@ -173,32 +148,6 @@ def run(script: str, **arguments: Any) -> None:
     assert watch.steps > 1
     without = [tuple(p.shape) for p, missing in watch.without.items() if missing]
     assert len(without) == WITHOUT_GRADIENT.get(script, 0), f"parameters without a gradient, by shape: {without}"
-
-
-def pretend_torchmeta() -> dict[str, types.ModuleType]:
-    """The two names that maml_sine.py takes from torchmeta, which asks for a torch of 2021 and does not import now."""
-
-    class Sinusoid:
-        def __init__(self, num_samples_per_task: int, num_tasks: int) -> None:
-            self.samples, self.tasks = num_samples_per_task, num_tasks
-
-    def loader(data: Sinusoid, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for _ in range(data.tasks // batch_size):
-            amplitude = torch.empty(batch_size, 1, 1, dtype=torch.double).uniform_(0.1, 5.0)
-            phase = torch.empty(batch_size, 1, 1, dtype=torch.double).uniform_(0, math.pi)
-            x = torch.empty(batch_size, data.samples, 1, dtype=torch.double).uniform_(-5.0, 5.0)
-            yield x, amplitude * torch.sin(x - phase)
-
-    names: dict[str, dict[str, Any]] = {
-        "torchmeta": {},
-        "torchmeta.toy": {"Sinusoid": Sinusoid},
-        "torchmeta.utils": {},
-        "torchmeta.utils.data": {"BatchMetaDataLoader": loader},
-    }
-    modules = {name: types.ModuleType(name) for name in names}
-    for name, module in modules.items():
-        module.__dict__.update(names[name])
-    return modules
 
 
 @pytest.fixture(scope="module")
@@ -220,9 +169,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-NEEDS_CHERRY = [script for script in SWAPS if script.startswith("rl/") or script == "vision/distributed_maml.py"]
-
-
 @pytest.mark.parametrize("script", [script for script in SWAPS if script not in NEEDS_CHERRY])
 def test_script_runs(script: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if script == "maml_sine.py":
@@ -234,7 +180,7 @@ def test_script_runs(script: str, home: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(scope="module")
 def with_cherry(home: Path) -> dict[str, str]:
     """What went wrong in each script that needs cherry-rl, all run in one process of another gym; nothing, if well."""
-    folders = [str(folder) for folder in (CHERRY, EXAMPLES / "rl", Path(__file__).parent, ROOT)]
+    folders = [str(folder) for folder in (CHERRY, EXAMPLES / "rl", Path(__file__).parent, ROOT / "benchmarks", ROOT)]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", "import test_scripts; test_scripts.run_with_cherry()"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
@@ -249,37 +195,18 @@ def with_cherry(home: Path) -> dict[str, str]:
 
 def run_with_cherry() -> None:
     torch.set_num_threads(1)
-    # cherry-rl 0.1.4 calls what PyTorch has dropped since; cherry-rl 0.2.0 has dropped what the scripts call.
-    setattr(torch, "lstsq", lambda b, a: (torch.linalg.lstsq(a, b).solution, None))  # noqa: B010
+    restore_lstsq()
     wrong = dict.fromkeys(NEEDS_CHERRY, "")
     learn2learn()
     for script in NEEDS_CHERRY:
         try:
             if script == "vision/distributed_maml.py":
-                run_on_two_ranks(script)
+                on_two_ranks(lambda rank, script=script: run(script, rank=rank, seed=rank))
             else:
                 run(script)
         except BaseException:
             wrong[script] = traceback.format_exc()
     print(json.dumps(wrong))
-
-
-def run_on_two_ranks(script: str) -> None:
-    """The script's ``main`` in two processes; the file where they meet is in a folder of the script's author."""
-    meet = Path.home() / "meet"
-    processes = torch.multiprocessing.get_context("fork")
-    ranks = [processes.Process(target=run_rank, args=(script, meet, rank)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(600)
-    assert [process.exitcode for process in ranks] == [0, 0]
-
-
-def run_rank(script: str, meet: Path, rank: int) -> None:
-    torch.distributed.init_process_group("gloo", init_method=meet.as_uri(), rank=rank, world_size=2)
-    run(script, rank=rank, seed=rank)
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("script", NEEDS_CHERRY)
