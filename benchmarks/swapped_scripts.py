@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import random
 import re
 import subprocess
 import sys
@@ -147,6 +148,9 @@ def show(script: str, form: str, arguments: dict[str, Any], data_root: Path) -> 
 def execute(script: str, form: str, arguments: dict[str, Any]) -> None:
     """Call the script's ``main``, in this process or, where it asks for ranks, in two."""
     torch.set_num_threads(1)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
     learn2learn()
     restore_lstsq()
     accept_omniglot_as_it_lies()

@@ -20,6 +20,7 @@ from l2l_hyper.hypernet import (
     LowRank,
     Mean,
     SetAttention,
+    Sum,
     Support,
     Target,
 )
@@ -101,7 +102,13 @@ def test_given_checks_its_description() -> None:
 
 
 def generators(target: Target) -> list[nn.Module]:
-    return [Full(5, target), Chunked(5, target, chunk=7), LowRank(5, target, rank=2), FeatureWise(5, target)]
+    return [
+        Full(5, target),
+        Chunked(5, target, chunk=7),
+        LowRank(5, target, rank=2),
+        FeatureWise(5, target),
+        Sum(FeatureWise(5, target), LowRank(5, target, rank=2)),
+    ]
 
 
 def test_generators_give_every_weight_its_shape_and_every_parameter_a_gradient(convolutional: nn.Module) -> None:

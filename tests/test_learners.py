@@ -215,7 +215,7 @@ def test_the_users_model_is_shared_but_not_rebuilt() -> None:
 
 
 @pytest.mark.parametrize("generate", [(), ["0.*"]], ids=["head", "head+body"])
-@pytest.mark.parametrize("change", ["feature-wise", "low-rank"])
+@pytest.mark.parametrize("change", ["feature-wise", "low-rank", "both"])
 @pytest.mark.parametrize("start", list(STARTS))
 def test_every_parameter_gets_a_gradient(start: str, change: str, generate: list[str]) -> None:
     hyper = HyperAdapter(network(), start=start, generate=generate, change=change, width=16)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from l2l_hyper import InputError, TaskNorm, convert_norm
-from l2l_hyper.nn import call, recorded_statistics, share_copy, slots, statistics_of, update_running
+from l2l_hyper.nn import call, share_copy, slots, statistics_of, update_running
 
 
 def net() -> nn.Sequential:
@@ -46,9 +46,9 @@ def test_running_averages_pool_the_tasks() -> None:
     x = torch.randn(3, 7, 1, 6, 6, dtype=torch.double)
 
     def run(x: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        with statistics_of(converted, None):
+        with statistics_of(converted, None) as recorded:
             converted(x)
-            return recorded_statistics(converted)
+        return recorded
 
     update_running(converted, vmap(run)(x))
     features = converted[0](x.flatten(0, 1))
@@ -81,9 +81,8 @@ def test_second_order_under_vmap_agrees_with_a_loop() -> None:
 def test_support_statistics_make_queries_independent() -> None:
     model = convert_norm(net(), "support")
     support, query = torch.randn(5, 1, 6, 6, dtype=torch.double), torch.randn(9, 1, 6, 6, dtype=torch.double)
-    with statistics_of(model, None):
+    with statistics_of(model, None) as statistics:
         model(support)
-        statistics = recorded_statistics(model)
     with statistics_of(model, statistics):
         together, alone = model(query), torch.cat([model(query[i : i + 1]) for i in range(9)])
     torch.testing.assert_close(together, alone)

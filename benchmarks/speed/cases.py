@@ -62,7 +62,7 @@ ALGORITHMS = {
         Algorithm("ProtoNet", "protonet"),
         Algorithm("HyperAdapter, head", "hyper-adapter"),
         Algorithm("HyperAdapter, head + affine", "hyper-adapter", {"generate": "*", "change": "feature-wise"}),
-        Algorithm("HyperAdapter, head + low-rank", "hyper-adapter", {"generate": "*", "change": "low-rank"}),
+        Algorithm("HyperAdapter, head + affine + low-rank", "hyper-adapter", {"generate": "*", "change": "both"}),
     )
 }
 

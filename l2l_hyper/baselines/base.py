@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn import recorded_statistics, statistics_of, update_running
+from ..nn import statistics_of, update_running
 
 __all__ = ["AdaptedTask", "Episodic", "OneByOne", "support_pass"]
 
@@ -86,9 +86,8 @@ def support_pass(
 
     Running averages, where that is the mode, are taken up by ``update``, the module of which ``module`` may be a clone.
     """
-    with statistics_of(module, None):
+    with statistics_of(module, None) as statistics:
         outputs = module(support)
-        statistics = recorded_statistics(module)
     target = module if update is None else update
     if target.training:
         update_running(target, {name: (mean[None], var[None]) for name, (mean, var) in statistics.items()})

@@ -1,7 +1,7 @@
 """Description to weights: targets, encoders, generators, closed-form starts and their initialization."""
 
 from .encoders import ClassAttention, DeepSets, Given, Mean, SetAttention
-from .generators import Chunked, FeatureWise, Full, Generator, LowRank
+from .generators import Chunked, FeatureWise, Full, Generator, LowRank, Sum
 from .init import hyperfan_std
 from .network import HyperNetwork
 from .starts import STARTS, BaseStart, GaussianStart, GradientStart, PrototypeStart, RidgeStart, Start
@@ -27,6 +27,7 @@ __all__ = [
     "RidgeStart",
     "SetAttention",
     "Start",
+    "Sum",
     "Support",
     "Target",
     "hyperfan_std",

@@ -73,16 +73,13 @@ class _Attention(nn.Module):
             raise InputError(f"width must be a multiple of heads, got width {width} and {heads} heads")
         self.heads = heads
         self.query = nn.Linear(width, width)
-        # A bias on the keys adds the same to all logits of a query: it would never get a gradient.
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width)
+        # A bias on the keys adds the same to all logits of a query, and one on the values the same to all outputs.
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width)
 
     def forward(self, queries: Tensor, keys: Tensor, bias: Tensor | None = None) -> Tensor:
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(-3, -2)
-            for layer, x in ((self.query, queries), (self.key, keys), (self.value, keys))
-        )
+        q = self.query(queries).unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+        k, v = self.key_value(keys).unflatten(-1, (2 * self.heads, -1)).transpose(-3, -2).chunk(2, -3)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.out(mixed.transpose(-3, -2).flatten(-2))
 

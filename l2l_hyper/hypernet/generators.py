@@ -13,7 +13,7 @@ from ..errors import InputError
 from .init import hyperfan_std, unit_linear_
 from .target import Target
 
-__all__ = ["Chunked", "FeatureWise", "Full", "Generator", "LowRank"]
+__all__ = ["Chunked", "FeatureWise", "Full", "Generator", "LowRank", "Sum"]
 
 Init = Literal["hyperfan-in", "hyperfan-out", "zero"]
 
@@ -161,4 +161,20 @@ class FeatureWise(Generator):
             changes[name] = base[name] * gain.reshape(*gain.shape, *(1,) * (len(shape) - 1))
             if len(shape) == 1:
                 changes[name] = changes[name] + parts[f"{name}.shift"]
+        return changes
+
+
+class Sum(Generator):
+    """The changes of several generators added, such as feature-wise ones and a low-rank one of the matrices."""
+
+    def __init__(self, *generators: Generator) -> None:
+        super().__init__(Target({n: s for g in generators for n, s in g.target.shapes.items()}), "zero")
+        self.generators = nn.ModuleList(generators)
+
+    def forward(self, embedding: Tensor, base: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Changes of shapes ``(*, *shape)`` from embeddings ``(*, E)`` and base weights ``(*, *shape)``."""
+        changes: dict[str, Tensor] = {}
+        for generator in self.generators:
+            for name, change in generator(embedding, base).items():
+                changes[name] = changes[name] + change if name in changes else change
         return changes

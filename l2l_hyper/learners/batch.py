@@ -18,10 +18,10 @@ from ..nn import (
     Normalization,
     call,
     convert_norm,
-    recorded_statistics,
     share_copy,
     statistics_of,
     task_convolutions,
+    tensors,
     update_running,
 )
 
@@ -113,8 +113,7 @@ class BatchLearner(nn.Module):
 
     def initial(self, tasks: int = 1) -> Adapted:
         """The network's own values of the generated weights, for a number of tasks."""
-        own = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
-        return Adapted({name: own[name].expand(tasks, *own[name].shape) for name in self.generated})
+        return Adapted({name: own.expand(tasks, *own.shape) for name, own in tensors(self.module, self.generated)})
 
     def adapt_tasks(self, support: Tensor, labels: Tensor, *, ways: int | None = None, steps: int = 1) -> Adapted:
         """Adapt to T tasks at once; every class of a task needs a support sample, which is not checked here.
@@ -152,9 +151,8 @@ class BatchLearner(nn.Module):
         seen: list[Tensor] = []
         hook = self.head.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0], output)))
         try:
-            with statistics_of(self.module, statistics):
+            with statistics_of(self.module, statistics) as recorded:
                 outputs = call(self.module, weights, *args, **kwargs)
-                recorded = recorded_statistics(self.module)
         finally:
             hook.remove()
         if len(seen) != 2 or not isinstance(outputs, Tensor) or outputs.numel() != seen[1].numel():

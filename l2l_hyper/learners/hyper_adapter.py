@@ -9,7 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..hypernet import STARTS, ClassAttention, FeatureWise, Full, HyperNetwork, LowRank, SetAttention, Support, Target
+from ..hypernet import (
+    STARTS,
+    ClassAttention,
+    FeatureWise,
+    Full,
+    Generator,
+    HyperNetwork,
+    LowRank,
+    SetAttention,
+    Sum,
+    Support,
+    Target,
+)
 from ..nn import Normalization
 from .base import Learner
 
@@ -37,7 +49,8 @@ class HyperAdapter(Learner):
         generate: shell patterns of the parameters that are generated besides the last layer, such as
             ``["features.*"]``.
         residual: ``False`` leaves Δ out: the learner is its start, with what that learns.
-        change: how parameters besides the last layer are changed, "feature-wise" or "low-rank".
+        change: how parameters besides the last layer are changed, "feature-wise", "low-rank", or "both": feature-wise,
+            and the matrices and kernels by a low-rank one added to it.
         width: width of the hypernetwork.
         blocks: blocks of attention.
         heads: attention heads.
@@ -76,7 +89,7 @@ class HyperAdapter(Learner):
         start: str = "gaussian",
         generate: str | Sequence[str] = (),
         residual: bool = True,
-        change: Literal["feature-wise", "low-rank"] = "feature-wise",
+        change: Literal["feature-wise", "low-rank", "both"] = "feature-wise",
         width: int = 128,
         blocks: int = 2,
         heads: int = 4,
@@ -94,8 +107,8 @@ class HyperAdapter(Learner):
         )
         if start not in STARTS:
             raise InputError(f"start must be one of {', '.join(STARTS)}, got {start!r}")
-        if change not in ("feature-wise", "low-rank"):
-            raise InputError(f"change must be 'feature-wise' or 'low-rank', got {change!r}")
+        if change not in _CHANGES:
+            raise InputError(f"change must be one of {', '.join(_CHANGES)}, got {change!r}")
         self.lr, self.scale, self.penalty = lr, scale, penalty
         prefix = f"{self.head_name}." if self.head_name else ""
         head = (f"{prefix}weight", f"{prefix}bias")
@@ -114,12 +127,7 @@ class HyperAdapter(Learner):
         if residual and body:
             shapes = {name: p.shape for name, p in self.module.named_parameters() if name in body}
             pooled = SetAttention(features, width, width=width, blocks=blocks, heads=heads, dropout=dropout)
-            generator = (
-                FeatureWise(width, Target(shapes))
-                if change == "feature-wise"
-                else LowRank(width, Target(shapes), init="zero")
-            )
-            self.hyper_body = HyperNetwork(pooled, generator)
+            self.hyper_body = HyperNetwork(pooled, _CHANGES[change](width, shapes))
 
     def update(
         self, support: Support, observe: Callable[[dict[str, Tensor]], Support], first: bool
@@ -156,6 +164,26 @@ class HyperAdapter(Learner):
             name: base[name] + self.scale * _penalized(value, self.penalty * self.scale**2)
             for name, value in delta.items()
         }
+
+
+Shapes = dict[str, torch.Size]
+
+
+def _feature_wise(width: int, shapes: Shapes) -> Generator:
+    return FeatureWise(width, Target(shapes))
+
+
+def _low_rank(width: int, shapes: Shapes) -> Generator:
+    return LowRank(width, Target(shapes), init="zero")
+
+
+def _both(width: int, shapes: Shapes) -> Generator:
+    matrices = {name: shape for name, shape in shapes.items() if len(shape) > 1}
+    first = _feature_wise(width, shapes)
+    return Sum(first, _low_rank(width, matrices)) if matrices else first
+
+
+_CHANGES = {"feature-wise": _feature_wise, "low-rank": _low_rank, "both": _both}
 
 
 def _own_head(head: nn.Linear, *, trained: bool) -> None:

@@ -1,8 +1,8 @@
 """What modules need to run many tasks at once: normalization, convolutions, weights put in and out of them."""
 
 from .conv import task_convolutions
-from .norm import Normalization, TaskNorm, convert_norm, recorded_statistics, statistics_of, update_running
-from .weights import call, install, share_copy, slots
+from .norm import Normalization, TaskNorm, convert_norm, statistics_of, update_running
+from .weights import call, install, share_copy, slots, tensors
 
 __all__ = [
     "Normalization",
@@ -10,10 +10,10 @@ __all__ = [
     "call",
     "convert_norm",
     "install",
-    "recorded_statistics",
     "share_copy",
     "slots",
     "statistics_of",
     "task_convolutions",
+    "tensors",
     "update_running",
 ]

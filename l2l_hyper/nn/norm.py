@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -15,7 +16,6 @@ __all__ = [
     "Normalization",
     "TaskNorm",
     "convert_norm",
-    "recorded_statistics",
     "statistics_of",
     "update_running",
 ]
@@ -76,7 +76,7 @@ class TaskNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
         self._given: tuple[Tensor, Tensor] | None = None
-        self._recorded: tuple[Tensor, Tensor] | None = None
+        self._record: Callable[[tuple[Tensor, Tensor]], None] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x`` with the statistics of the declared mode."""
@@ -96,7 +96,8 @@ class TaskNorm(nn.Module):
             mean = rows.sum(0) / len(rows)
             centered = rows + -mean
             var = torch.linalg.vecdot(centered, centered, dim=0) / len(rows)
-            self._recorded = (mean, var)
+            if self._record is not None:
+                self._record((mean, var))
         scale = torch.rsqrt(var + self.eps)
         if self.weight is not None:
             scale = scale * self.weight
@@ -142,35 +143,29 @@ def convert_norm(module: nn.Module, mode: Normalization) -> nn.Module:
     return module
 
 
-Statistics = dict[str, tuple[Tensor, Tensor]]
-
-
-def _norms(module: nn.Module) -> Iterator[tuple[str, TaskNorm]]:
-    return ((name, m) for name, m in module.named_modules() if isinstance(m, TaskNorm))
-
-
 @contextmanager
-def statistics_of(module: nn.Module, statistics: Mapping[str, tuple[Tensor, Tensor]] | None) -> Iterator[None]:
+def statistics_of(
+    module: nn.Module, statistics: Mapping[str, tuple[Tensor, Tensor]] | None
+) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Within the block, ``"support"`` layers use these statistics; ``None`` lets each compute its own.
 
     Args:
         module: a module with :class:`TaskNorm` layers.
-        statistics: mean and variance by name of the layer, as :func:`recorded_statistics` gives them.
+        statistics: mean and variance by name of the layer.
+
+    Yields:
+        Mean and (biased) variance by name of the layer, of the layers that have computed their own so far.
     """
-    norms = list(_norms(module))
+    norms = [(name, m) for name, m in module.named_modules() if isinstance(m, TaskNorm)]
+    recorded: dict[str, tuple[Tensor, Tensor]] = {}
     for name, norm in norms:
         norm._given = None if statistics is None else statistics.get(name)
-        norm._recorded = None
+        norm._record = partial(recorded.__setitem__, name)
     try:
-        yield
+        yield recorded
     finally:
         for _, norm in norms:
-            norm._given = norm._recorded = None
-
-
-def recorded_statistics(module: nn.Module) -> Statistics:
-    """Mean and (biased) variance that each layer computed within the block of :func:`statistics_of` so far."""
-    return {name: norm._recorded for name, norm in _norms(module) if norm._recorded is not None}
+            norm._given = norm._record = None
 
 
 @torch.no_grad()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
-__all__ = ["call", "install", "share_copy", "slots"]
+__all__ = ["call", "install", "share_copy", "slots", "tensors"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -47,6 +47,13 @@ def slots(module: nn.Module) -> dict[str, list[str]]:
                 full = f"{prefix}.{name}" if prefix else name
                 places.setdefault(id(tensor), {})[(id(child), name)] = full
     return {names[0]: names for names in (list(place.values()) for place in places.values())}
+
+
+def tensors(module: nn.Module, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """The parameters or buffers of these names."""
+    for name in names:
+        owner, _, slot = name.rpartition(".")
+        yield name, getattr(module.get_submodule(owner), slot)
 
 
 def install(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
