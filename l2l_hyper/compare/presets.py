@@ -36,6 +36,7 @@ KEYS: Mapping[str, type] = {
     "backbone": str,
     "hidden": int,
     "normalization": str,
+    "precision": str,
     "methods": list,
     "seeds": list,
     "baseline": str,

@@ -42,7 +42,8 @@ def describe(summary: Summary) -> list[str]:
     return [
         f"{experiment.tasksets}, {experiment.ways}-way {experiment.shots}-shot, {experiment.queries} queries a class; "
         f"{experiment.test_episodes:,} test episodes; chance {100 / experiment.ways:.3g} %",
-        f"seeds {', '.join(map(str, seeds))}; backbone {experiment.backbone}, {experiment.hidden} channels; {training}",
+        f"seeds {', '.join(map(str, seeds))}; backbone {experiment.backbone}, {experiment.hidden} channels; {training}"
+        + ("" if experiment.precision == "float32" else f", {experiment.precision}"),
         f"episodes {summary.manifest_hash[:12]}; commit {', '.join(summary.commits)}; {'; '.join(summary.machines)}",
     ]
 

@@ -10,6 +10,8 @@ from ..errors import InputError
 
 __all__ = ["Experiment", "Run"]
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -32,6 +34,7 @@ class Experiment:
         backbone: name of the backbone, see :mod:`l2l_hyper.engine.backbones`.
         hidden: channels a layer of the backbone.
         normalization: the statistics normalisation layers use: "support", "transductive" or "running".
+        precision: "float32", or "bfloat16" for :class:`torch.autocast` to it: for a GPU, a CPU is slower with it.
     """
 
     tasksets: str
@@ -50,6 +53,7 @@ class Experiment:
     backbone: str = "omniglot-cnn"
     hidden: int = 64
     normalization: str = "support"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         at_least = dict.fromkeys(("shots", "queries", "iterations", "meta_batch", "validate_every"), 1)
@@ -61,6 +65,8 @@ class Experiment:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name} must be at least {least}, got {value}")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.train_seconds is not None and self.train_seconds <= 0:
             raise InputError(f"train_seconds must be positive, got {self.train_seconds}")
 

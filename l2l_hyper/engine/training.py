@@ -105,13 +105,17 @@ def train_and_test(
     if place.type == "cpu":
         method.to(memory_format=torch.channels_last)  # convolutions are two to three times faster
     first = tasksets.train.episode(0, **_training_episodes(experiment))
-    at_once = tasks_at_once(method, first, memory_limit_mb)
-    trainer = _Trainer(run, method, tasksets, folder / "checkpoints" / f"{run.name}.pt", at_once)
+    autocast = torch.autocast(place.type, torch.bfloat16, enabled=experiment.precision == "bfloat16")
+    with autocast:
+        at_once = tasks_at_once(method, first, memory_limit_mb)
+    trainer = _Trainer(run, method, tasksets, folder / "checkpoints" / f"{run.name}.pt", at_once, autocast)
     trainer.train(resume, progress)
     state = trainer.state
     assert state.best is not None  # there is a look at the validation episodes after the last iteration
     method.load_state_dict(state.best["weights"])
     tested = tasksets.test.episode(0, ways=experiment.ways, shots=experiment.shots, queries=experiment.queries)
+    with autocast:
+        adaptation_ms = from_first(lambda: adaptation_milliseconds(method, tested))
     result: dict[str, Any] = {
         "validation": state.validation,
         "training": state.training,
@@ -120,7 +124,7 @@ def train_and_test(
         "iterations": state.iteration,
         "episodes": state.iteration * experiment.meta_batch,
         "seconds_to_train": state.seconds,
-        "adaptation_ms": from_first(lambda: adaptation_milliseconds(method, tested)),
+        "adaptation_ms": adaptation_ms,
         "peak_memory_mb": state.peak_memory_mb,
         "parameters": {
             "meta": sum(p.numel() for p in trainer.parameters),
@@ -137,12 +141,21 @@ def train_and_test(
 
 
 class _Trainer:
-    def __init__(self, run: Run, method: Episodic, tasksets: BenchmarkTasksets, checkpoint: Path, at_once: int) -> None:
+    def __init__(
+        self,
+        run: Run,
+        method: Episodic,
+        tasksets: BenchmarkTasksets,
+        checkpoint: Path,
+        at_once: int,
+        autocast: torch.autocast,
+    ) -> None:
         self.run = run
         self.method = method
         self.tasksets = tasksets
         self.checkpoint = checkpoint
         self.at_once = at_once
+        self.autocast = autocast
         self.state = _State()
         self.parameters = [p for p in method.parameters() if p.requires_grad]
         self.lr = float(METHODS[run.method].complete(run.options)["lr"])
@@ -159,7 +172,8 @@ class _Trainer:
 
         values = torch.zeros(2, episodes, dtype=torch.float64)
         batch_size = min(self.at_once, len(share(range(e.meta_batch))))
-        measured = evaluate(self.method, draw, len(mine), batch_size=batch_size)
+        with self.autocast:
+            measured = evaluate(self.method, draw, len(mine), batch_size=batch_size)
         values[:, mine.start : mine.stop] = torch.tensor(measured, dtype=torch.float64)
         sum_over_processes([values])
         losses, accuracies = values.tolist()
@@ -201,7 +215,8 @@ class _Trainer:
         seed_each(self.run.seed, state.iteration)
         total_loss = total_accuracy = torch.zeros((), device=episodes.support.device)
         for part in episodes.split(self.at_once):
-            losses, accuracies = losses_and_accuracies(self.method, part)
+            with self.autocast:
+                losses, accuracies = losses_and_accuracies(self.method, part)
             losses.sum().backward()
             total_loss = total_loss + losses.detach().sum()
             total_accuracy = total_accuracy + accuracies.sum()

@@ -15,9 +15,12 @@ from torch.nn import functional as F
 from ..errors import InputError
 from ..hypernet.support import Support
 from ..nn import (
+    FullPrecisionLinear,
     Normalization,
+    autocast_now,
     call,
     convert_norm,
+    full_precision,
     share_copy,
     statistics_of,
     task_convolutions,
@@ -90,6 +93,8 @@ class BatchLearner(nn.Module):
                 "wrap it as nn.Sequential(model, nn.Linear(features, ways))"
             )
         self.head_name = linear[-1]
+        if type(self.head) is nn.Linear:
+            self.head.__class__ = FullPrecisionLinear
         self.generated: tuple[str, ...] = ()
         self.first_order = first_order
         self.allow_unused = allow_unused
@@ -141,7 +146,9 @@ class BatchLearner(nn.Module):
         over = (0, None if statistics is None else 0, 0)
 
         def observe(weights: dict[str, Tensor]) -> Pass:
-            with task_convolutions() if self._changes_body else nullcontext():
+            # torch.autocast does not reach into vmap; it reaches the convolutions that are taken out of it.
+            taken_out = self._changes_body or torch.is_autocast_enabled(x.device.type)
+            with task_convolutions() if taken_out else nullcontext():
                 return vmap(self._run, in_dims=over, randomness="different")(weights, statistics, x)
 
         return observe
@@ -160,7 +167,7 @@ class BatchLearner(nn.Module):
                 f"expected a model that makes its outputs from those of its last nn.Linear ({self.head_name!r}), which "
                 "runs once, got one that does not; try l2l_hyper.HyperSGD, which takes any module"
             )
-        return Pass(outputs, seen[1], seen[0], {**(statistics or {}), **recorded})
+        return Pass(outputs, seen[1], seen[0].to(seen[1].dtype), {**(statistics or {}), **recorded})
 
     def _adapt_explicitly(
         self, state: Adapted, labels: Tensor, ways: int | None, observe: Observe, steps: int = 1
@@ -205,12 +212,17 @@ class BatchLearner(nn.Module):
                 seen.features, targets[0], seen.logits, delta, weights, targets[1], second_order, self.allow_unused
             )
 
+        device = seen.logits.device
+        autocast = autocast_now(device)  # for the network; a closed form and what is added to it need every digit
+
         def again(weights: dict[str, Tensor]) -> Support:
             nonlocal seen
-            seen = observe(weights)
+            with autocast:
+                seen = observe(weights)
             return support_of(seen, weights)
 
-        weights = self.update(support_of(seen, state.weights), again, state.steps == 0)
+        with full_precision(device):
+            weights = self.update(support_of(seen, state.weights), again, state.steps == 0)
         if not differentiable:
             weights = self._leaves(weights)
         after = None if self._changes_body else seen

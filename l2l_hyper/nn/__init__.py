@@ -1,14 +1,18 @@
-"""What modules need to run many tasks at once: normalization, convolutions, weights put in and out of them."""
+"""What modules need to run many tasks at once: normalization, convolutions, precision, weights put in and out."""
 
 from .conv import task_convolutions
 from .norm import Normalization, TaskNorm, convert_norm, statistics_of, update_running
+from .precision import FullPrecisionLinear, autocast_now, full_precision
 from .weights import call, install, share_copy, slots, tensors
 
 __all__ = [
+    "FullPrecisionLinear",
     "Normalization",
     "TaskNorm",
+    "autocast_now",
     "call",
     "convert_norm",
+    "full_precision",
     "install",
     "share_copy",
     "slots",

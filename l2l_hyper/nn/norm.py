@@ -85,6 +85,8 @@ class TaskNorm(nn.Module):
         rows = x.movedim(1, -1)
         shape = rows.shape
         rows = rows.flatten(0, -2)
+        if rows.dtype in (torch.bfloat16, torch.float16):  # within autocast: too few digits for a variance
+            rows = rows.float()
         if self.mode == "running" and not self.training:
             mean, var = self.running_mean, self.running_var
             centered = rows + -mean
@@ -104,7 +106,7 @@ class TaskNorm(nn.Module):
         y = centered * scale
         if self.bias is not None:
             y = y + self.bias
-        return y.unflatten(0, shape[:-1]).movedim(-1, 1)
+        return y.to(x.dtype).unflatten(0, shape[:-1]).movedim(-1, 1)
 
     def extra_repr(self) -> str:
         """Channels and mode, for ``repr``."""

@@ -1,0 +1,33 @@
+"""Mixed precision: what runs in a lower precision within ``torch.autocast``, and what must not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["FullPrecisionLinear", "autocast_now", "full_precision"]
+
+
+def autocast_now(device: torch.device) -> torch.autocast:
+    """What :class:`torch.autocast` does on the device where this is called, to be entered again elsewhere."""
+    kind = device.type
+    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """Within the block, nothing is cast on the device."""
+    return torch.autocast(device.type, enabled=False)
+
+
+class FullPrecisionLinear(nn.Linear):
+    """A linear layer that :class:`torch.autocast` leaves in the precision of its weights.
+
+    Outputs such as minus a squared distance are small differences of large numbers, for which bfloat16 has too few
+    digits.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Outputs in the precision of the weights."""
+        with full_precision(input.device):
+            return F.linear(input.to(self.weight.dtype), self.weight, self.bias)
