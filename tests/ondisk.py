@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import io
 import pickle
 import struct
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,16 @@ __all__ = [
 Pixels = npt.NDArray[np.uint8]
 
 EACH = 12  # images a class
+CONTRAST = 24  # of a class's pattern, where the noise has 40
+LIGHT = (64, 192)
 
 
 def look_alikes(classes: int, each: int, side: int, channels: int, seed: int) -> Pixels:
     """Images ``(classes, each, side, side, channels)``: a coarse pattern for each class, another light, and noise."""
     random = np.random.default_rng(seed)
     place = np.arange(side) * 4 // side
-    pattern = random.integers(-24, 24, (classes, 1, 4, 4, channels))[:, :, place][:, :, :, place]
-    light = random.integers(64, 192, (classes, each, 1, 1, channels))
+    pattern = random.integers(-CONTRAST, CONTRAST, (classes, 1, 4, 4, channels))[:, :, place][:, :, :, place]
+    light = random.integers(*LIGHT, (classes, each, 1, 1, channels))
     noise = random.integers(-40, 40, (classes, each, side, side, channels))
     return (light + pattern + noise).astype(np.uint8)
 
@@ -104,13 +106,13 @@ SMALL = {
 }
 
 
-def make_mnist(root: Path) -> None:
+def make_mnist(root: Path, each: int = EACH) -> None:
     """torchvision's ``MNIST``: 10 classes, in the files that it unpacks; nothing checks a sum of those."""
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     for name in ("train", "t10k"):  # the same classes in both
-        images = look_alikes(10, EACH, 28, 1, seed=0)
-        labels = np.repeat(np.arange(10, dtype=np.uint8), EACH)
+        images = look_alikes(10, each, 28, 1, seed=0)
+        labels = np.repeat(np.arange(10, dtype=np.uint8), each)
         (folder / f"{name}-images-idx3-ubyte").write_bytes(
             struct.pack(">4i", 0x803, len(labels), 28, 28) + images.tobytes()
         )
@@ -146,8 +148,14 @@ def offline_omniglot(root: Path) -> Iterator[None]:
         Omniglot.zips_md5 = official
 
 
-if __name__ == "__main__":  # python tests/ondisk.py DIR: what benchmarks/swapped_scripts.py may take for ~/data
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True)
-    for make in (*SMALL.values(), make_mnist, make_omniglot):
-        make(folder)
+if __name__ == "__main__":  # what benchmarks/swapped_scripts.py may take for ~/data
+    parser = argparse.ArgumentParser(description="Draw small data sets for learn2learn's scripts.")
+    parser.add_argument("folder", type=Path, help="a new one")
+    parser.add_argument("--plain", action="store_true", help="patterns with more contrast, all in one light")
+    args = parser.parse_args()
+    if args.plain:
+        CONTRAST, LIGHT = 80, (128, 129)
+    args.folder.mkdir(parents=True)
+    for make in (*SMALL.values(), make_omniglot):
+        make(args.folder)
+    make_mnist(args.folder, each=300)
