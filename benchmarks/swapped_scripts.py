@@ -94,12 +94,12 @@ def main() -> None:
     parser.add_argument("script", choices=SWAPS, metavar="SCRIPT", help="below examples/: vision/maml_omniglot.py")
     parser.add_argument("arguments", nargs="*", help="of the script's main, NAME=VALUE")
     parser.add_argument("--data-root", type=Path, required=True, help="what the script's ~/data is")
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--form", choices=FORMS, help="only this one; both without")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_intermixed_args()
     arguments = {name: json.loads(value) for name, _, value in (pair.partition("=") for pair in args.arguments)}
     args.out.mkdir(parents=True, exist_ok=True)
-    for form in args.forms:
+    for form in [args.form] if args.form else FORMS:
         record = run(args.script, form, arguments, args.data_root, args.out)
         print(f"{form}: {summary(record)}, {record['seconds']:.0f} s")
     plot(args.out).savefig(args.out / "curves.png", dpi=120)

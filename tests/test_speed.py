@@ -34,7 +34,7 @@ def measurements(speed: dict[str, ModuleType], root: Path) -> list[dict]:
             "ProtoNet": ("learn2learn", "engine"),
             "HyperAdapter, head": ("script", "engine"),
             "HyperAdapter, head + affine": ("script", "engine"),
-            "HyperAdapter, head + low-rank": ("script", "engine"),
+            "HyperAdapter, head + affine + low-rank": ("script", "engine"),
         }.items()
         for contender in contenders
     ]

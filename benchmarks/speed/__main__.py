@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cases import ALGORITHMS, GROWTH, SETTINGS, Setting
-from peers import PEERS
+from peers import PEERS, PRODUCT
 from tables import write_tables
 from tqdm import tqdm
 
@@ -86,7 +86,7 @@ def all_cells(settings: list[str]) -> Iterator[dict[str, Any]]:
                         "contender": contender,
                     }
     for width, descriptions in [(100, 1), *((25 * 2**i, 64) for i in range(5))]:
-        for peer in PEERS if width == 100 else ("l2l_hyper",):
+        for peer in PEERS if width == 100 else ("l2l_hyper", PRODUCT):
             yield {"measure": "generate", "width": width, "descriptions": descriptions, "contender": peer}
     for setting in (name for names in GROWTH.values() for name in names if "omniglot 5-way 1-shot" in settings):
         yield {
@@ -151,6 +151,7 @@ class Worker:
         threads = max(1, (os.cpu_count() or 1) // processes)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "WORLD_SIZE": str(processes)}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(random.randrange(20000, 60000))}
+        environment["THP_MEM_ALLOC_ENABLE"] = "1"  # large pages, as l2l-hyper asks PyTorch for: for everyone alike
         root = str(data_root.expanduser().resolve())
         self.processes = [
             subprocess.Popen(

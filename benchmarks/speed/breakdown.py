@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def breakdown(setting: Setting, algorithm: Algorithm, root: Path, meta_batch: in
 
     Returns:
         ``iteration``, the whole; ``kinds``, the seconds within operations, of which the rest of the whole is not part;
-        ``gflop``, ``convolutions`` and ``alone``: of the convolutions, their seconds there and by themselves.
+        ``gflop``, ``convolutions`` and ``alone``: of the convolutions, their seconds there and by themselves;
+        ``adapting``: seconds, kinds, number of operations and ``alone``, of adapting to one task.
     """
     samples = 2 * setting.shots
     train = get_tasksets(setting.tasksets, setting.ways, samples, setting.ways, samples, root=root).train
@@ -62,28 +64,49 @@ def breakdown(setting: Setting, algorithm: Algorithm, root: Path, meta_batch: in
         losses_and_accuracies(method, episodes)[0].sum().backward()
         return time.perf_counter() - begin
 
-    def watched() -> list[Call]:
-        with _Clock() as clock:
-            iteration()
-        return clock.calls
+    def adapting() -> float:
+        begin = time.perf_counter()
+        with torch.no_grad():
+            method.adapt(episodes.support[:1], episodes.support_labels[:1])
+        return time.perf_counter() - begin
 
-    iteration()
-    whole = min(iteration() for _ in range(5))
-    runs = [watched() for _ in range(3)]
-    calls = min(runs, key=lambda calls: sum(seconds for *_, seconds in calls))
+    whole, calls = _watch(iteration, 5)
+    convolutions = [call for call in calls if call[0] in (FORWARD, BACKWARD)]
+    one, calls_of_one = _watch(adapting, 50)
+    return {
+        "seconds": [],
+        "iteration": whole,
+        "kinds": _by_kind(calls),
+        "gflop": sum(map(_flop, convolutions)) / 1e9,
+        "convolutions": sum(seconds for *_, seconds in convolutions),
+        "alone": sum(map(_alone, convolutions)),
+        "adapting": {
+            "seconds": one,
+            "kinds": _by_kind(calls_of_one),
+            "operations": len(calls_of_one),
+            "alone": sum(min(_alone(call) for _ in range(20)) for call in calls_of_one if call[0] is FORWARD),
+        },
+    }
+
+
+def _watch(run: Callable[[], float], times: int) -> tuple[float, list[Call]]:
+    """The least seconds of some runs, and the operations of the fastest of a few that were watched."""
+    run()
+    least = min(run() for _ in range(times))
+    watched = []
+    for _ in range(3):
+        with _Clock() as clock:
+            run()
+        watched.append(clock.calls)
+    return least, min(watched, key=lambda calls: sum(seconds for *_, seconds in calls))
+
+
+def _by_kind(calls: list[Call]) -> dict[str, float]:
     kinds: dict[str, float] = {}
     for func, _, seconds in calls:
         kind = _kind(func)
         kinds[kind] = kinds.get(kind, 0.0) + seconds
-    convolutions = [call for call in calls if call[0] in (FORWARD, BACKWARD)]
-    return {
-        "seconds": [],
-        "iteration": whole,
-        "kinds": kinds,
-        "gflop": sum(map(_flop, convolutions)) / 1e9,
-        "convolutions": sum(seconds for *_, seconds in convolutions),
-        "alone": sum(map(_alone, convolutions)),
-    }
+    return kinds
 
 
 def _kind(func: Any) -> str:

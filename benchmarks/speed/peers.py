@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from l2l_hyper.hypernet import Full, Given, HyperNetwork, Target
 
-__all__ = ["PEERS", "generate"]
+__all__ = ["PEERS", "PRODUCT", "generate"]
 
 DESCRIPTION = 32  # numbers
+PRODUCT = "the matrix product alone"
 
 
 def target(width: int) -> nn.Module:
@@ -54,11 +55,16 @@ def _hyper_nn(net: nn.Module) -> Callable[[Tensor], Any]:
     return lambda z: [hyper.generate_params(x=one[None]) for one in z]  # it takes one description
 
 
+def _product(net: nn.Module) -> Callable[[Tensor], Any]:
+    return nn.Linear(DESCRIPTION, sum(p.numel() for p in net.parameters()))
+
+
 PEERS = {
     "l2l_hyper": ("l2l_hyper", _ours),
     "hyperlight": ("hyperlight", _hyperlight),
     "hypnettorch": ("hypnettorch", _hypnettorch),
     "hyper-nn": ("hypernn", _hyper_nn),
+    PRODUCT: ("torch", _product),
 }
 
 

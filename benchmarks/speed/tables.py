@@ -10,6 +10,7 @@ from typing import Any
 
 from cases import ALGORITHMS, CONTENDERS, GROWTH
 from matplotlib.figure import Figure
+from peers import PRODUCT
 from tabulate import tabulate
 
 __all__ = ["write_tables"]
@@ -36,6 +37,7 @@ def write_tables(measured: dict[str, Any], out: Path) -> None:
         ("Episodes a second, meta-training end to end", episodes_a_second(cells)),
         ("Adapting to one task, and memory", adaptation(cells)),
         ("Where the time of an iteration goes, in the engine", breakdowns(cells)),
+        ("Adapting to one task, in the engine", adapting(cells)),
         ("Growth of an episode's time as the work doubles", growth(cells)),
         ("Weights a second, of hypernetwork libraries", peers(cells)),
     ):
@@ -155,6 +157,25 @@ def breakdowns(cells: Cells) -> list[dict[str, str]]:
     return rows
 
 
+def adapting(cells: Cells) -> list[dict[str, str]]:
+    """Where the time goes with one task in hand; watching makes each operation some microseconds longer."""
+    rows = []
+    for m in cells:
+        if m["cell"]["measure"] == "breakdown":
+            one = m["adapting"][0]
+            kinds = {kind: _number(1000 * one["kinds"].get(kind, 0.0)) for kind in KINDS[:-1]}
+            rows.append(
+                {
+                    "task": f"{m['cell']['setting']}, {m['cell']['algorithm']}",
+                    "ms": _number(1000 * one["seconds"]),
+                    "operations": str(one["operations"]),
+                    "convolutions alone, ms": _number(1000 * one["alone"]),
+                    **{f"{kind}, watched": ms for kind, ms in kinds.items()},
+                }
+            )
+    return rows
+
+
 def episodes_a_second(cells: Cells) -> list[dict[str, str]]:
     """One row an algorithm and way of running, one column a setting and meta-batch."""
     trained = [m for m in cells if m["cell"]["measure"] == "train" and "growth" not in m["cell"]]
@@ -207,9 +228,11 @@ def growth(cells: Cells) -> list[dict[str, str]]:
     ]
     rows += _doubling("meta-batch", [str(b) for b in batches], times, "an iteration, twice doubled")
     widths = [25 * 2**i for i in range(5)]
-    found = [find(cells, measure="generate", width=w, descriptions=64, contender="l2l_hyper") for w in widths]
-    labels = [f"{m['weights'][0] / 64:,.0f}" if m else "" for m in found]
-    rows += _doubling("generated parameters", labels, [1000 * seconds(m) for m in found], "64 descriptions")
+    for contender in ("l2l_hyper", PRODUCT):
+        found = [find(cells, measure="generate", width=w, descriptions=64, contender=contender) for w in widths]
+        labels = [f"{m['weights'][0] / 64:,.0f}" if m else "" for m in found]
+        times = [1000 * seconds(m) for m in found]
+        rows += _doubling("generated parameters", labels, times, f"64 descriptions, {contender}")
     return rows
 
 
