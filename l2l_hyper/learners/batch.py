@@ -17,6 +17,7 @@ from ..hypernet.support import Support
 from ..nn import (
     FullPrecisionLinear,
     Normalization,
+    autocast_enabled,
     autocast_now,
     call,
     convert_norm,
@@ -147,7 +148,7 @@ class BatchLearner(nn.Module):
 
         def observe(weights: dict[str, Tensor]) -> Pass:
             # torch.autocast does not reach into vmap; it reaches the convolutions that are taken out of it.
-            taken_out = self._changes_body or torch.is_autocast_enabled(x.device.type)
+            taken_out = self._changes_body or autocast_enabled(x.device)
             with task_convolutions() if taken_out else nullcontext():
                 return vmap(self._run, in_dims=over, randomness="different")(weights, statistics, x)
 

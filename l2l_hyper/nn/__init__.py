@@ -2,13 +2,14 @@
 
 from .conv import task_convolutions
 from .norm import Normalization, TaskNorm, convert_norm, statistics_of, update_running
-from .precision import FullPrecisionLinear, autocast_now, full_precision
+from .precision import FullPrecisionLinear, autocast_enabled, autocast_now, full_precision
 from .weights import call, install, share_copy, slots, tensors
 
 __all__ = [
     "FullPrecisionLinear",
     "Normalization",
     "TaskNorm",
+    "autocast_enabled",
     "autocast_now",
     "call",
     "convert_norm",

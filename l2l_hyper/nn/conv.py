@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from torch.nn import grad
 from torch.overrides import TorchFunctionMode
 
+from .precision import autocast_enabled
+
 __all__ = ["task_convolutions"]
 
 Pair = tuple[int, int]
@@ -106,7 +108,7 @@ class _Convolution(torch.autograd.Function):
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
     """Images ``(T, N, C, H, W)``, weights ``(T, O, C, h, w)`` and biases ``(T, O)`` to ``(T, N, O, H', W')``."""
-    if torch.is_autocast_enabled(x.device.type):  # which knows torch's convolutions, and not this one
+    if autocast_enabled(x.device):  # which knows torch's convolutions, and not this one
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     x, w = x.movedim(2, -1), weight.permute(0, 3, 4, 2, 1)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["FullPrecisionLinear", "autocast_now", "full_precision"]
+__all__ = ["FullPrecisionLinear", "autocast_enabled", "autocast_now", "full_precision"]
 
 
-def autocast_now(device: torch.device) -> torch.autocast:
+def autocast_enabled(device: torch.device) -> bool:
+    """Whether :class:`torch.autocast` is on for the device."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
+def autocast_now(device: torch.device) -> AbstractContextManager[Any]:
     """What :class:`torch.autocast` does on the device where this is called, to be entered again elsewhere."""
-    kind = device.type
-    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
+    if not autocast_enabled(device):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.get_autocast_dtype(device.type))
 
 
-def full_precision(device: torch.device) -> torch.autocast:
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Within the block, nothing is cast on the device."""
-    return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, enabled=False) if autocast_enabled(device) else nullcontext()
 
 
 class FullPrecisionLinear(nn.Linear):
