@@ -161,7 +161,7 @@ class _ByInput(_Bilinear):
         size = _Patches(shape, w.shape, dy.shape, stride, padding)
         rows, matrices = dy.flatten(1, 3), w.flatten(1, 3).transpose(1, 2)
         x = dy.new_empty(shape)
-        for tasks in size.groups():
+        for tasks in size.groups(dy.device):
             size.overlay(torch.bmm(rows[tasks], matrices[tasks]), out=x[tasks])
         return x
 
@@ -209,8 +209,10 @@ class _Patches:
         self.positions = y[:4]
         self.shape = (y[1] * y[2] * y[3], w[1] * w[2] * w[3])
 
-    def groups(self) -> list[slice]:
+    def groups(self, device: torch.device) -> list[slice]:
         """The tasks whose patches are made together."""
+        if device.type != "cpu":
+            return [slice(None)]
         tasks = max(1, _CACHED // (self.shape[0] * self.shape[1]))
         return [slice(first, first + tasks) for first in range(0, self.x[0], tasks)]
 
@@ -220,7 +222,7 @@ class _Patches:
         x = F.pad(x, (0, 0, across, across, down, down)).contiguous()
         task, image, row, column, _ = x.stride()
         steps = (task, image, self.stride[0] * row, self.stride[1] * column, row, column, 1)
-        for tasks in self.groups():
+        for tasks in self.groups(x.device):
             group = x[tasks]
             windows = group.as_strided((len(group), *self.positions[1:], *self.kernel, self.x[-1]), steps)
             yield tasks, windows.reshape(len(group), *self.shape)
