@@ -161,6 +161,8 @@ def execute(script: str, form: str, arguments: dict[str, Any]) -> None:
         on_two_ranks(lambda rank: module.main(**arguments, rank=rank, seed=rank))
     else:
         module.main(**arguments)
+    sys.stdout.flush()
+    os._exit(0)  # the environments of rl/ are processes that their scripts never end, and may wait for for ever
 
 
 def restore_lstsq() -> None:
