@@ -287,3 +287,16 @@ def test_class_starts_refuse_values(name: str) -> None:
     )
     with pytest.raises(InputError, match="try start='ridge'"):
         start(name)(values)
+
+
+def test_more_features_do_not_make_an_untrained_gaussian_start_more_certain() -> None:
+    def loss(features: int) -> torch.Tensor:
+        """On queries that have nothing to do with the classes, where being certain is costly."""
+        torch.manual_seed(0)
+        samples, queries = torch.randn(2, 100, 5, features).relu()
+        support = Support(samples, torch.eye(5).expand(100, 5, 5), *(torch.zeros(100, 5, 5),) * 2, {})
+        weight, bias = STARTS["gaussian"](("weight", "bias"), features, 0.1).last_layer(support)
+        logits = torch.baddbmm(bias.unsqueeze(-2), queries, weight.mT)
+        return F.cross_entropy(logits.flatten(0, 1), torch.arange(5).repeat(100))
+
+    assert loss(800) < loss(64) < 4

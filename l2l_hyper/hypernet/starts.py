@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -128,7 +129,7 @@ class GaussianStart(Start):
 
     and the outputs are :math:`2\log N(x; c_k, v_K\Lambda^{-1})` less what all classes share when they have the same
     number of shots.  At :math:`\Lambda = 1, \psi\to\infty` they are those of the prototype start, times
-    :math:`K/(K+1)`.
+    :math:`K/(K+1)`.  Training begins at :math:`\Lambda = \min(1, 64/D)` and the same :math:`\psi` for every feature.
 
     See Ioffe 2006, "Probabilistic Linear Discriminant Analysis".
     """
@@ -138,7 +139,8 @@ class GaussianStart(Start):
     def __init__(self, names: Sequence[str], features: int, lr: float) -> None:
         super().__init__(names, features, lr)
         self.mean = nn.Parameter(torch.zeros(features))
-        self.log_precision = nn.Parameter(torch.zeros(features))
+        # Squared distances grow with the number of features: with more than a few a start would be far too certain.
+        self.log_precision = nn.Parameter(torch.full((features,), math.log(min(1.0, 64 / features))))
         self.log_ratio = nn.Parameter(torch.full((features,), 3.0))
 
     def last_layer(self, support: Support) -> tuple[Tensor, Tensor]:
