@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import random
 import re
@@ -162,7 +163,9 @@ def execute(script: str, form: str, arguments: dict[str, Any]) -> None:
     else:
         module.main(**arguments)
     sys.stdout.flush()
-    os._exit(0)  # the environments of rl/ are processes that their scripts never end, and may wait for for ever
+    for process in multiprocessing.active_children():  # environments of rl/, which its scripts never end
+        process.kill()
+    os._exit(0)
 
 
 def restore_lstsq() -> None:
