@@ -98,12 +98,19 @@ def main() -> None:
     parser.add_argument("--form", choices=FORMS, help="only this one; both without")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_intermixed_args()
-    arguments = {name: json.loads(value) for name, _, value in (pair.partition("=") for pair in args.arguments)}
+    arguments = {name: number_or_text(value) for name, _, value in (pair.partition("=") for pair in args.arguments)}
     args.out.mkdir(parents=True, exist_ok=True)
     for form in [args.form] if args.form else FORMS:
         record = run(args.script, form, arguments, args.data_root, args.out)
         print(f"{form}: {summary(record)}, {record['seconds']:.0f} s")
     plot(args.out).savefig(args.out / "curves.png", dpi=120)
+
+
+def number_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
 
 
 def run(script: str, form: str, arguments: dict[str, Any], data_root: Path, out: Path) -> dict[str, Any]:
@@ -114,7 +121,7 @@ def run(script: str, form: str, arguments: dict[str, Any], data_root: Path, out:
             sys.exit(f"expected the record of these arguments in {file}, got others; name another --out")
         return record
     provenance = asdict(collect(sys.argv[1:], "cpu"))
-    given = [f"{name}={json.dumps(value)}" for name, value in arguments.items()]
+    given = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in arguments.items()]
     provenance["command"] = " ".join(["python benchmarks/swapped_scripts.py", script, *given])
     begin = time.perf_counter()
     printed = show(script, form, arguments, data_root)
