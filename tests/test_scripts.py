@@ -31,13 +31,16 @@ import torch
 from swapped_scripts import (
     CHERRY,
     EXAMPLES,
+    FORMS,
     NEEDS_CHERRY,
+    RESULTS,
     ROOT,
     SWAPS,
     on_two_ranks,
     pretend_torchmeta,
     restore_lstsq,
     source,
+    summary,
 )
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
@@ -64,6 +67,15 @@ def test_docs_list_every_script_and_its_line() -> None:
         (line,) = (line.strip() for line in source(script, "swapped").splitlines() if "l2l_hyper." in line)
         (row,) = (row for row in docs.splitlines() if row.startswith(f"| `{script}`"))
         assert f"`{line}`" in row
+
+
+@pytest.mark.parametrize("script", SWAPS)
+def test_docs_say_what_was_recorded(script: str) -> None:
+    docs = (ROOT / "docs" / "scripts.md").read_text(encoding="utf-8")
+    (row,) = (row for row in docs.splitlines() if row.startswith(f"| `{script}`"))
+    records = [json.loads((RESULTS / f"{Path(script).stem}-{form}.json").read_text()) for form in FORMS]
+    assert row.endswith(f"| {summary(records[0])} | {summary(records[1])} |")
+    assert records[0]["arguments"] == records[1]["arguments"] and len(records[0]["curve"]) == len(records[1]["curve"])
 
 
 class Watch:
