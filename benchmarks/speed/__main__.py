@@ -9,6 +9,7 @@ is the median of the turns.  An interrupted run goes on: what ``measurements.jso
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -169,8 +170,9 @@ class Worker:
         ]
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        for process in self.processes:
-            print(json.dumps(request), file=process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):
+            for process in self.processes:
+                print(json.dumps(request), file=process.stdin, flush=True)
         answer = self.processes[0].stdout.readline()
         if not answer:
             sys.exit(f"the process that measures stopped at {request}; try it alone: python benchmarks/speed/worker.py")
@@ -178,7 +180,8 @@ class Worker:
 
     def close(self) -> None:
         for process in self.processes:
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
         for process in self.processes:
             process.wait()
 
