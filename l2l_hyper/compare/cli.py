@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .provenance import Provenance
 
-# PyTorch gives large tensors large pages, if told so before it makes the first one: an eighth of the time of training.
+# PyTorch gives large tensors large pages, if told so before it makes the first one; see docs/performance.md.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # What loads torch, scipy or matplotlib is imported inside the commands: help and a mistyped flag answer at once.
