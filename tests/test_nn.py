@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from l2l_hyper import InputError, TaskNorm, convert_norm
-from l2l_hyper.nn import call, share_copy, slots, statistics_of, update_running
+from l2l_hyper.nn import Normalization, call, share_copy, slots, statistics_of, update_running
 
 
 def net() -> nn.Sequential:
@@ -39,6 +39,32 @@ def test_running_mode_evaluates_as_batch_norm() -> None:
     nn.init.uniform_(model[1].running_var, 1, 2)
     converted = convert_norm(share_copy(model, copy_buffers=True), "running").eval()
     torch.testing.assert_close(converted(x), model.eval()(x))
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (7, 3, 5, 4)])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("mode", ["support", "transductive", "running"])
+def test_normalization_is_the_same_without_a_graph(
+    mode: Normalization, training: bool, affine: bool, shape: tuple[int, ...]
+) -> None:
+    layer = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)](3, affine=affine).double()
+    layer.running_mean.normal_()
+    layer.running_var.uniform_(1, 2)
+    norm = convert_norm(layer, mode).train(training)
+    for p in norm.parameters():
+        nn.init.normal_(p)
+    support, query = 2 * torch.randn(2, *shape, dtype=torch.double) + 3
+
+    def run() -> tuple[torch.Tensor, torch.Tensor, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+        with statistics_of(norm, None) as statistics:
+            y = norm(support)
+        with statistics_of(norm, statistics):
+            return y, norm(query), statistics
+
+    with torch.no_grad():
+        found = run()
+    torch.testing.assert_close(found, run())
 
 
 def test_running_averages_pool_the_tasks() -> None:
@@ -122,7 +148,7 @@ def test_call_replaces_tied_weights_and_puts_everything_back() -> None:
     before = dict(model.named_parameters())
     assert slots(model)["layer.weight"] == ["layer.weight", "tied.weight"]
     weights = {n: p.detach().expand(4, *p.shape) + torch.randn(4, *p.shape) for n, p in before.items()}
-    batched = vmap(lambda w, x: call(model, w, x))(weights, x)
+    batched = vmap(lambda w, x: call(model, slots(model), w, x))(weights, x)
     for i in range(4):
         w, b, tied_b = (weights[n][i] for n in ("layer.weight", "layer.bias", "tied.bias"))
         torch.testing.assert_close(batched[i], (x[i] @ w.T + b) @ w.T + tied_b)

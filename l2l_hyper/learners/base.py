@@ -130,7 +130,8 @@ class Learner(BatchLearner):
             self._seen = _records()
             # The module's attributes and methods show the task's weights, as with MAML.
             frozen = self._frozen()
-            install(self.module, {name: w[0] for name, w in self._state.weights.items() if name not in frozen})
+            weights = {name: w[0] for name, w in self._state.weights.items() if name not in frozen}
+            install(self.module, self._places, weights)
         finally:
             self.first_order, self.allow_unused, self.allow_nograd = before
 

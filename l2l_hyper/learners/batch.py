@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from ..nn import (
     convert_norm,
     full_precision,
     share_copy,
+    slots,
     statistics_of,
     task_convolutions,
     tensors,
@@ -105,6 +107,10 @@ class BatchLearner(nn.Module):
         """The last layer of the network."""
         return self.module.get_submodule(self.head_name)  # type: ignore[return-value]
 
+    @cached_property
+    def _places(self) -> dict[str, list[str]]:
+        return slots(self.module)  # which cannot change, and takes as long as an operation or ten
+
     def update(
         self, support: Support, observe: Callable[[dict[str, Tensor]], Support], first: bool
     ) -> dict[str, Tensor]:
@@ -160,7 +166,7 @@ class BatchLearner(nn.Module):
         hook = self.head.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0], output)))
         try:
             with statistics_of(self.module, statistics) as recorded:
-                outputs = call(self.module, weights, *args, **kwargs)
+                outputs = call(self.module, self._places, weights, *args, **kwargs)
         finally:
             hook.remove()
         if len(seen) != 2 or not isinstance(outputs, Tensor) or outputs.numel() != seen[1].numel():

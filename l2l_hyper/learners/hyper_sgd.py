@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..nn import install, share_copy
+from ..nn import install, share_copy, slots
 from ..optim import HyperTransform
 
 __all__ = ["HyperSGD"]
@@ -132,7 +132,8 @@ class HyperSGD(nn.Module):
                 "compute it with the clone that adapts, or try allow_unused=True"
             ) from error
         pairs = zip(learned.items(), gradients, strict=True)
-        install(self.module, {name: w - self.lr * self._update(name, g) for (name, w), g in pairs if g is not None})
+        updated = {name: w - self.lr * self._update(name, g) for (name, w), g in pairs if g is not None}
+        install(self.module, slots(self.module), updated)
 
     def _update(self, name: str, gradient: Tensor) -> Tensor:
         return self.transforms[name.replace(".", "/")](gradient)

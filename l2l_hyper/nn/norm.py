@@ -80,6 +80,13 @@ class TaskNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x`` with the statistics of the declared mode."""
+        given = self._given if self.mode == "support" else None
+        if self.mode == "running" and not self.training:
+            given = self.running_mean, self.running_var
+        differentiable = torch.is_grad_enabled() or torch._C._functorch.is_batchedtensor(x)
+        return self._in_steps(x, given) if differentiable else self._at_once(x, given)
+
+    def _in_steps(self, x: Tensor, given: tuple[Tensor, Tensor] | None) -> Tensor:
         # With the channels last a convolution's output is a matrix as it lies, and its columns reduce several times
         # faster than the axes of an image.
         rows = x.movedim(1, -1)
@@ -87,19 +94,12 @@ class TaskNorm(nn.Module):
         rows = rows.flatten(0, -2)
         if rows.dtype in (torch.bfloat16, torch.float16):  # within autocast: too few digits for a variance
             rows = rows.float()
-        if self.mode == "running" and not self.training:
-            mean, var = self.running_mean, self.running_var
-            centered = rows + -mean
-        elif self._given is not None and self.mode == "support":
-            mean, var = self._given
-            centered = rows + -mean
-        else:
-            # Of the ways to write this, the one whose derivatives pass over the activations least often.
-            mean = rows.sum(0) / len(rows)
-            centered = rows + -mean
-            var = torch.linalg.vecdot(centered, centered, dim=0) / len(rows)
-            if self._record is not None:
-                self._record((mean, var))
+        # Of the ways to write this, the one whose derivatives pass over the activations least often.
+        mean = rows.sum(0) / len(rows) if given is None else given[0]
+        centered = rows + -mean
+        var = torch.linalg.vecdot(centered, centered, dim=0) / len(rows) if given is None else given[1]
+        if given is None and self._record is not None:
+            self._record((mean, var))
         scale = torch.rsqrt(var + self.eps)
         if self.weight is not None:
             scale = scale * self.weight
@@ -107,6 +107,16 @@ class TaskNorm(nn.Module):
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype).unflatten(0, shape[:-1]).movedim(-1, 1)
+
+    def _at_once(self, x: Tensor, given: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The same where nobody asks for a derivative, in one operation."""
+        mean, var = given or (None, None)
+        y, mean, scale = torch.native_batch_norm(
+            x, self.weight, self.bias, mean, var, training=given is None, momentum=0.0, eps=self.eps
+        )
+        if given is None and self._record is not None:
+            self._record((mean, (scale.pow(-2) - self.eps).clamp_min(0)))
+        return y
 
     def extra_repr(self) -> str:
         """Channels and mode, for ``repr``."""

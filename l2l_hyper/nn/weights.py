@@ -56,12 +56,16 @@ def tensors(module: nn.Module, names: Iterable[str]) -> Iterator[tuple[str, Tens
         yield name, getattr(module.get_submodule(owner), slot)
 
 
-def install(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def install(module: nn.Module, places: Mapping[str, list[str]], weights: Mapping[str, Tensor]) -> None:
     """Put tensors in the places of parameters or buffers, where the methods and attributes of the module find them.
 
     The tensors keep their graph, as after ``l2l.update_module``; tied places stay tied.
+
+    Args:
+        module: the module.
+        places: what :func:`slots` says of it.
+        weights: tensors by name.
     """
-    places = slots(module)
     for name, value in weights.items():
         for place in places[name]:
             owner, _, slot = place.rpartition(".")
@@ -69,13 +73,21 @@ def install(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             (holder._parameters if slot in holder._parameters else holder._buffers)[slot] = value  # type: ignore[assignment]
 
 
-def call(module: nn.Module, weights: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+def call(
+    module: nn.Module, places: Mapping[str, list[str]], weights: Mapping[str, Tensor], *args: Any, **kwargs: Any
+) -> Tensor:
     """Call ``module`` with some of its parameters or buffers replaced: the one bridge from weights to modules.
 
     ``torch.func.functional_call`` does the work.  Its own handling of tied weights is left off: where the tree holds
     one layer twice, as ``l2l.vision.models.OmniglotCNN`` does, it replaces the tensor twice and leaves the
     replacement in the module.
+
+    Args:
+        module: the module.
+        places: what :func:`slots` says of it.
+        weights: tensors by name.
+        *args: of the module.
+        **kwargs: of the module.
     """
-    places = slots(module)
-    replaced = {place: value for name, value in weights.items() for place in places.get(name, [name])}
+    replaced = {place: value for name, value in weights.items() for place in places[name]}
     return functional_call(module, replaced, args, kwargs, tie_weights=False)
