@@ -268,6 +268,24 @@ def test_state_dict_pickle_and_deepcopy() -> None:
     assert "scale" not in repr(hyper) and "ClassAttention" in repr(hyper)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile looks at it
+def test_the_hypernetwork_compiles() -> None:
+    hyper, (x, y, *_) = adapter(), tasks()
+
+    def run(learner: HyperAdapter) -> list[Tensor]:
+        weights = list(learner.adapt_tasks(x, y).weights.values())
+        loss = sum(w.square().sum() for w in weights)
+        return [*weights, *torch.autograd.grad(loss, list(learner.hyper.parameters()))]
+
+    expected = run(hyper)
+    hyper.hyper.compile(backend="aot_eager")  # the default one needs a C++ compiler
+    torch.testing.assert_close(run(hyper), expected)
+    torch.testing.assert_close(run(pickle.loads(pickle.dumps(hyper))), expected)
+    learner = hyper.clone()
+    learner.adapt(support=(x[0], y[0]))
+    torch.testing.assert_close(learner.head.weight, expected[0][0])
+
+
 def test_a_script_written_for_maml_runs_with_mamls_arguments() -> None:
     """The loop of learn2learn's maml_omniglot.py, with the line that builds the algorithm changed."""
     torch.manual_seed(0)

@@ -74,6 +74,8 @@ def all_cells(settings: list[str]) -> Iterator[dict[str, Any]]:
         if Setting.of(setting).shots == 1:
             for contender in ("learn2learn", "engine"):
                 yield {"measure": "draw", "setting": setting, "contender": contender, "episodes": 32, "queries": 15}
+        for contender in ("learn2learn", "engine", "engine, compiled"):
+            yield {"measure": "adapt", "setting": setting, "contender": contender}
         for algorithm in ("HyperAdapter, head", "MAML, 5 steps"):
             yield {"measure": "breakdown", "setting": setting, "algorithm": algorithm, "meta_batch": few or 32}
         for meta_batch in (few,) if few else (1, 4, 16, 64):

@@ -16,7 +16,7 @@ from l2l_hyper.engine import BACKBONES, METHODS
 from l2l_hyper.engine.evaluation import losses_and_accuracies
 from l2l_hyper.tasks import get_tasksets
 
-__all__ = ["breakdown"]
+__all__ = ["breakdown", "engine_method"]
 
 FORWARD, BACKWARD = torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default
 KINDS = {
@@ -53,10 +53,7 @@ def breakdown(setting: Setting, algorithm: Algorithm, root: Path, meta_batch: in
     """
     samples = 2 * setting.shots
     train = get_tasksets(setting.tasksets, setting.ways, samples, setting.ways, samples, root=root).train
-    model = BACKBONES[setting.backbone](setting.ways, setting.hidden, train.image_shape)
-    batched = {} if algorithm.method == "hyper-adapter" else {"implementation": "batched"}
-    method = METHODS[algorithm.method].build(model, {**algorithm.options, **batched}, "support")
-    method.to(memory_format=torch.channels_last)
+    method = engine_method(setting, algorithm, train.image_shape)
     episodes = train.batch(range(meta_batch), shots=setting.shots, queries=setting.shots)
 
     def iteration() -> float:
@@ -87,6 +84,14 @@ def breakdown(setting: Setting, algorithm: Algorithm, root: Path, meta_batch: in
             "alone": sum(min(_alone(call) for _ in range(20)) for call in calls_of_one if call[0] is FORWARD),
         },
     }
+
+
+def engine_method(setting: Setting, algorithm: Algorithm, image_shape: tuple[int, ...]) -> Any:
+    """The algorithm as the engine trains it."""
+    model = BACKBONES[setting.backbone](setting.ways, setting.hidden, image_shape)
+    batched = {} if algorithm.method == "hyper-adapter" else {"implementation": "batched"}
+    method = METHODS[algorithm.method].build(model, {**algorithm.options, **batched}, "support")
+    return method.to(memory_format=torch.channels_last)
 
 
 def _watch(run: Callable[[], float], times: int) -> tuple[float, list[Call]]:

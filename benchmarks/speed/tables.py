@@ -16,21 +16,22 @@ from tabulate import tabulate
 __all__ = ["write_tables"]
 
 Cells = list[dict[str, Any]]
-OURS, TWO = "engine", "engine, 2 processes"
+OURS, TWO, COMPILED = "engine", "engine, 2 processes", "engine, compiled"
 KINDS = ("convolutions", "matrix products", "element by element", "copies", "sums", "between operations")
 
 
 def write_tables(measured: dict[str, Any], out: Path) -> None:
     """Write ``speed.md`` and ``speed.png``."""
     cells = measured["measurements"]
-    last = measured["provenance"][-1]
-    environment = last["environment"]
+    environment = measured["provenance"][-1]["environment"]
     commits = ", ".join(dict.fromkeys(p["commit"][:10] for p in measured["provenance"]))
+    commands = ", ".join(dict.fromkeys(f"`{p['command'].strip()}`" for p in measured["provenance"]))
+    turns = sorted({len(m["seconds"]) for m in cells if m["cell"]["measure"] == "train"})
     parts = [
         "# Speed\n",
-        f"`{last['command'].strip()}`, commit {commits}; {environment['cpu']}, "
-        f"{environment['cpu_count']} cores, torch {environment['torch']}, learn2learn {environment['learn2learn']}. "
-        "Times are medians of the turns. As in learn2learn's scripts there are as many queries as shots.\n",
+        f"{commands}, commit {commits}; {environment['cpu']}, {environment['cpu_count']} cores, "
+        f"torch {environment['torch']}, learn2learn {environment['learn2learn']}. Times are medians of "
+        f"{' or '.join(map(str, turns))} turns. As in learn2learn's scripts there are as many queries as shots.\n",
     ]
     for title, table in (
         ("Ratios", ratios(cells)),
@@ -43,18 +44,15 @@ def write_tables(measured: dict[str, Any], out: Path) -> None:
     ):
         if table:
             parts.append(f"## {title}\n\n{tabulate(table, headers='keys', tablefmt='github', disable_numparse=True)}\n")
-    parts.append("\n".join(f"- {name}: {what}" for name, what in CONTENDERS.items()) + "\n")
+    compiled = {"compiled": "the engine, its hypernetwork by torch.compile"}
+    parts.append("\n".join(f"- {name}: {what}" for name, what in {**CONTENDERS, **compiled}.items()) + "\n")
     (out / "speed.md").write_text("\n".join(parts))
     plot(cells).savefig(out / "speed.png", dpi=150)
 
 
 def find(cells: Cells, **wanted: Any) -> dict[str, Any] | None:
     """The measurement of the cell that has these values."""
-    for measurement in cells:
-        cell = measurement["cell"]
-        if all(cell.get(key) == value for key, value in wanted.items()):
-            return measurement
-    return None
+    return next((m for m in cells if all(m["cell"].get(key) == value for key, value in wanted.items())), None)
 
 
 def seconds(measurement: dict[str, Any] | None) -> float:
@@ -121,13 +119,11 @@ def single_ratios(cells: Cells, setting: str) -> Iterator[dict[str, str]]:
     if opened[0] and opened[1]:
         peaks = [statistics.median(o["peak_mb"]) for o in opened]
         yield from row("opening the second time, peak memory", peaks[0] / max(peaks[1], 0.1))
-    adapting = [
-        find(cells, measure="train", setting=setting, algorithm=algorithm, contender=contender)
-        for algorithm, contender in (("MAML, 5 steps", "learn2learn"), ("HyperAdapter, head", OURS))
-    ]
-    if adapting[0] and adapting[1]:
-        times = [statistics.median(a["adapt_ms"]) for a in adapting]
-        yield from row("adapting to one task, HyperAdapter, head / MAML, 5 steps", times[0] / times[1])
+    for name, contender in (("", OURS), (", compiled", COMPILED)):
+        theirs, ours = (find(cells, measure="adapt", setting=setting, contender=c) for c in ("learn2learn", contender))
+        yield from row(
+            f"adapting to one task, HyperAdapter, head{name} / MAML, 5 steps", seconds(theirs) / seconds(ours)
+        )
     measured = find(cells, measure="breakdown", setting=setting, algorithm="HyperAdapter, head")
     if measured:
         gflop, there, alone = (measured[key][0] for key in ("gflop", "convolutions", "alone"))

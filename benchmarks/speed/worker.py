@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from breakdown import breakdown, engine_method
 from cases import ALGORITHMS, Algorithm, Setting
 from scripts import ScriptLoop, our_tasksets, their_tasksets
 
 from l2l_hyper.engine import Experiment, Run, train_and_test
 from l2l_hyper.engine.distributed import is_first, process_group
+from l2l_hyper.engine.evaluation import adaptation_milliseconds
 from l2l_hyper.engine.memory import peak_memory_mb, reset_peak_memory
 
 CPU = torch.device("cpu")
@@ -107,6 +109,20 @@ class Worker:
         seconds = [after - before for before, after in zip(clock, clock[1:], strict=False)][WARM_UP:]
         return {"seconds": seconds, "adapt_ms": measured["adaptation_ms"], "peak_mb": measured["peak_memory_mb"]}
 
+    def adapt(self, setting: str, contender: str) -> dict[str, Any]:
+        """Seconds to adapt to one task: of MAML with five steps in learn2learn, or of HyperAdapter in the engine."""
+        case = Setting.of(setting)
+        if contender == "learn2learn":
+            loop = self._loop(case, ALGORITHMS["MAML, 5 steps"], contender)
+            x, y = loop.sample()
+            return {"seconds": [_seconds(lambda: loop.adapt(x[loop.support], y[loop.support])) for _ in range(25)][5:]}
+        train = our_tasksets(case, 2 * case.shots, self.root).train
+        method = engine_method(case, ALGORITHMS["HyperAdapter, head"], train.image_shape)
+        if "compiled" in contender:
+            method.learner.hyper.compile()
+        episode = train.batch([0], shots=case.shots, queries=case.shots)
+        return {"seconds": [adaptation_milliseconds(method, episode) / 1000 for _ in range(10)]}
+
     def draw(self, setting: str, contender: str, episodes: int, queries: int) -> dict[str, Any]:
         """Seconds to draw some episodes, one after the other from learn2learn's taskset or at once from ours."""
         case = Setting.of(setting)
@@ -132,8 +148,6 @@ class Worker:
 
     def breakdown(self, setting: str, algorithm: str, meta_batch: int) -> dict[str, Any]:
         """Where the time of an iteration in the engine goes."""
-        from breakdown import breakdown
-
         return breakdown(Setting.of(setting), ALGORITHMS[algorithm], self.root, meta_batch)
 
     def generate(self, contender: str, width: int, descriptions: int) -> dict[str, Any]:
