@@ -169,9 +169,12 @@ def test_tasks_at_once_counts_what_the_graph_of_a_task_keeps() -> None:
     few, many = (
         METHODS["maml"].build(model, {"implementation": "batched", "steps": steps}, "support") for steps in (1, 4)
     )
+    protonet = METHODS["protonet"].build(model, {"implementation": "batched"}, "support")
     episode = tasks.episode(0, ways=5, shots=1, queries=5)
     assert tasks_at_once(few, episode, 100) > 1.5 * tasks_at_once(many, episode, 100) > 1.5
     assert tasks_at_once(few, episode, 1e-6) == 1
     assert tasks_at_once(METHODS["maml"].build(model, {}, "support"), episode, 100) == 1  # goes task by task
+    large = tasks.episode(0, ways=5, shots=9, queries=1)  # with convolutions of its own, 45 * 28 * 28 pixels
+    assert tasks_at_once(few, large, 1000) == 1 < tasks_at_once(protonet, large, 1000)
     smaller = tasks.episode(0, ways=5, shots=1, queries=1)
     assert tasks_at_once(few, smaller, 100) > tasks_at_once(few, episode, 100)

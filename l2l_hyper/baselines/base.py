@@ -19,9 +19,11 @@ class Episodic(nn.Module):
 
     Attributes:
         one_by_one: whether to give one task at a time.
+        changes_body: whether each task has features of its own.
     """
 
     one_by_one: bool = False
+    changes_body: bool = False
 
     def adapt(self, support: Tensor, labels: Tensor) -> Any:
         """Adapt to T tasks from samples ``(T, N, ...)`` and labels ``(T, N)``; the result goes to :meth:`predict`."""

@@ -21,6 +21,7 @@ class Batched(Episodic):
         super().__init__()
         self.learner = learner
         self.steps = steps
+        self.changes_body = learner.changes_body
 
     def adapt(self, support: Tensor, labels: Tensor) -> Adapted:
         """Weights and statistics for T tasks."""

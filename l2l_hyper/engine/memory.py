@@ -16,6 +16,9 @@ from .evaluation import losses_and_accuracies
 
 __all__ = ["peak_memory_mb", "reset_peak_memory", "tasks_at_once"]
 
+# On a CPU, convolutions of each task's own gain nothing from being done together once a task has this many pixels.
+_LARGE = 1 << 15
+
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
@@ -44,11 +47,13 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def tasks_at_once(method: Episodic, episode: Episodes, limit_mb: float) -> int:
-    """How many tasks such as ``episode`` may be trained on together, for their graphs to stay within the limit.
+    """How many tasks such as ``episode`` are best trained on together, for their graphs to stay within the limit.
 
     The graph of one task is built, and what it keeps for the backward pass counted: the same number on every machine.
     """
-    if method.one_by_one:
+    support = episode.support[0]
+    large = support.device.type == "cpu" and len(support) * support.shape[-2:].numel() > _LARGE
+    if method.one_by_one or (method.changes_body and large):
         return 1
     kept: dict[int, int] = {}
 

@@ -154,7 +154,7 @@ class BatchLearner(nn.Module):
 
         def observe(weights: dict[str, Tensor]) -> Pass:
             # torch.autocast does not reach into vmap; it reaches the convolutions that are taken out of it.
-            taken_out = self._changes_body or autocast_enabled(x.device)
+            taken_out = self.changes_body or autocast_enabled(x.device)
             with task_convolutions() if taken_out else nullcontext():
                 return vmap(self._run, in_dims=over, randomness="different")(weights, statistics, x)
 
@@ -188,7 +188,7 @@ class BatchLearner(nn.Module):
             for _ in range(steps):
                 if seen is None:
                     seen = observe(state.weights)
-                elif not self._changes_body:
+                elif not self.changes_body:
                     weight, bias = (state.weights[name] for name in self.generated[:2])
                     seen = seen._replace(logits=vmap(F.linear)(seen.features, weight, bias))
                 targets, delta = self._explicit_signal(seen.logits, labels, ways)
@@ -232,13 +232,14 @@ class BatchLearner(nn.Module):
             weights = self.update(support_of(seen, state.weights), again, state.steps == 0)
         if not differentiable:
             weights = self._leaves(weights)
-        after = None if self._changes_body else seen
-        if self._changes_body and seen.statistics:
+        after = None if self.changes_body else seen
+        if self.changes_body and seen.statistics:
             after = seen = observe(weights)  # for the queries, the statistics under the new weights
         return Adapted(weights, seen.statistics, state.steps + 1), after
 
     @property
-    def _changes_body(self) -> bool:
+    def changes_body(self) -> bool:
+        """Whether more than the last layer is generated."""
         return len(self.generated) > 2
 
     def _explicit_signal(self, logits: Tensor, labels: Tensor, ways: int | None) -> tuple[tuple[Tensor, bool], Tensor]:
