@@ -4,6 +4,7 @@ from .encoders import ClassAttention, DeepSets, Given, Mean, SetAttention
 from .generators import Chunked, FeatureWise, Full, Generator, LowRank, Sum
 from .init import hyperfan_std
 from .network import HyperNetwork
+from .residual import BodyResidual, HeadResidual
 from .starts import STARTS, BaseStart, GaussianStart, GradientStart, PrototypeStart, RidgeStart, Start
 from .support import Support
 from .target import Target
@@ -11,6 +12,7 @@ from .target import Target
 __all__ = [
     "STARTS",
     "BaseStart",
+    "BodyResidual",
     "Chunked",
     "ClassAttention",
     "DeepSets",
@@ -20,6 +22,7 @@ __all__ = [
     "Generator",
     "Given",
     "GradientStart",
+    "HeadResidual",
     "HyperNetwork",
     "LowRank",
     "Mean",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..hypernet import (
     STARTS,
+    BodyResidual,
     ClassAttention,
     FeatureWise,
     Full,
     Generator,
-    HyperNetwork,
+    HeadResidual,
     LowRank,
     SetAttention,
     Sum,
@@ -123,11 +124,11 @@ class HyperAdapter(Learner):
         if residual:
             encoder = ClassAttention(features + 1, features, width=width, blocks=blocks, heads=heads, dropout=dropout)
             row = Target({"weight": (features,), "bias": ()})
-            self.hyper = HyperNetwork(encoder, Full(width, row, init="zero"))
+            self.hyper = HeadResidual(encoder, Full(width, row, init="zero"))
         if residual and body:
             shapes = {name: p.shape for name, p in self.module.named_parameters() if name in body}
             pooled = SetAttention(features, width, width=width, blocks=blocks, heads=heads, dropout=dropout)
-            self.hyper_body = HyperNetwork(pooled, _CHANGES[change](width, shapes))
+            self.hyper_body = BodyResidual(pooled, _CHANGES[change](width, shapes))
 
     def update(
         self, support: Support, observe: Callable[[dict[str, Tensor]], Support], first: bool
@@ -144,26 +145,29 @@ class HyperAdapter(Learner):
         weights = self.start(support) if first or self.start.uses_gradient else support.weights
         return weights if self.hyper is None else {**weights, **self._change_head(self.hyper, support, weights)}
 
-    def _change_head(self, hyper: HyperNetwork, support: Support, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        names = self.generated[:2]
-        weight, bias = (weights[name] for name in names)
-        # Units of the start's own weights and of the features, so that Δ has no units.
-        unit = _rms(weight, (-2, -1))
-        length = _rms(support.features, (-2, -1))
-        bias_unit = (unit * length).squeeze(-1) * support.features.shape[-1] ** 0.5
-        rows = torch.cat([weight / unit, (bias / bias_unit).unsqueeze(-1)], -1)
-        delta = hyper(rows, support.features / length, support.targets, support.predictions(weight, bias))
-        delta = {name: self.scale * _penalized(value, self.penalty * self.scale**2) for name, value in delta.items()}
-        return {names[0]: weight + unit * delta["weight"], names[1]: bias + bias_unit * delta["bias"]}
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile what makes the weights, see :func:`torch.compile` for the arguments; the network stays as it is.
 
-    def _change_body(self, hyper: HyperNetwork, support: Support) -> dict[str, Tensor]:
-        base = {name: support.weights[name] for name in hyper.target.shapes}
-        samples = support.features / _rms(support.features, (-2, -1))
-        delta = hyper.generator(hyper.encoder(samples), base)
+        A start that takes gradients does, too.
+        """
+        for part in (None if self.start.uses_gradient else self.start, self.hyper, self.hyper_body):
+            if part is not None:
+                part.compile(*args, **kwargs)
+
+    def _change_head(self, hyper: HeadResidual, support: Support, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        names = self.generated[:2]
+        changes, units = hyper(support, *(weights[name] for name in names))
         return {
-            name: base[name] + self.scale * _penalized(value, self.penalty * self.scale**2)
-            for name, value in delta.items()
+            name: weights[name] + unit * self._scaled(change)
+            for name, change, unit in zip(names, changes, units, strict=True)
         }
+
+    def _change_body(self, hyper: BodyResidual, support: Support) -> dict[str, Tensor]:
+        base = {name: support.weights[name] for name in hyper.target.shapes}
+        return {name: base[name] + self._scaled(change) for name, change in hyper(support.features, base).items()}
+
+    def _scaled(self, change: Tensor) -> Tensor:
+        return self.scale * _penalized(change, self.penalty * self.scale**2)
 
 
 Shapes = dict[str, torch.Size]
@@ -194,10 +198,6 @@ def _own_head(head: nn.Linear, *, trained: bool) -> None:
         for name in ("weight", "bias"):
             value = head._parameters.pop(name)
             head.register_buffer(name, None if value is None else value.detach())
-
-
-def _rms(x: Tensor, dims: tuple[int, int]) -> Tensor:
-    return x.detach().square().mean(dims, keepdim=True).sqrt().clamp_min(1e-8)
 
 
 def _penalized(delta: Tensor, weight: float) -> Tensor:

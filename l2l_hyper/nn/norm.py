@@ -115,7 +115,7 @@ class TaskNorm(nn.Module):
             x, self.weight, self.bias, mean, var, training=given is None, momentum=0.0, eps=self.eps
         )
         if given is None and self._record is not None:
-            self._record((mean, (scale.pow(-2) - self.eps).clamp_min(0)))
+            self._record((mean, scale.pow_(-2).sub_(self.eps).clamp_min_(0)))
         return y
 
     def extra_repr(self) -> str:
