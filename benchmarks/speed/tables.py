@@ -44,7 +44,7 @@ def write_tables(measured: dict[str, Any], out: Path) -> None:
     ):
         if table:
             parts.append(f"## {title}\n\n{tabulate(table, headers='keys', tablefmt='github', disable_numparse=True)}\n")
-    compiled = {"compiled": "the engine, after `learner.compile(options={\"cpp_wrapper\": True})`"}
+    compiled = {"compiled": 'the engine, after `learner.compile(options={"cpp_wrapper": True})`'}
     parts.append("\n".join(f"- {name}: {what}" for name, what in {**CONTENDERS, **compiled}.items()) + "\n")
     (out / "speed.md").write_text("\n".join(parts))
     plot(cells).savefig(out / "speed.png", dpi=150)
