@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from l2l_hyper import InputError, TaskNorm, convert_norm
-from l2l_hyper.nn import Normalization, call, share_copy, slots, statistics_of, update_running
+from l2l_hyper.nn import Normalization, call, normalize, share_copy, slots, statistics_of, update_running
 
 
 def net() -> nn.Sequential:
@@ -65,6 +67,46 @@ def test_normalization_is_the_same_without_a_graph(
     with torch.no_grad():
         found = run()
     torch.testing.assert_close(found, run())
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("affine", ["own", "shared", "none"])
+@pytest.mark.parametrize("given", [True, False])
+def test_large_batches_of_tasks_normalize_as_in_steps(
+    given: bool, affine: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Value, gradient and second derivative, for tasks under vmap and for one alone."""
+    torch.manual_seed(0)
+    x = 2 * torch.randn(3, 7, 4, 5, 6, dtype=torch.double) + 3
+    x = x.movedim(2, -1).contiguous().movedim(-1, 2) if channels_last else x
+    own = 0 if affine == "own" else None
+    weight, bias, *statistics = torch.rand(4, 3, 4, dtype=torch.double) + 0.5
+    if affine != "own":
+        weight, bias = (weight[0], bias[0]) if affine == "shared" else (None, None)
+    statistics = statistics if given else [None, None]
+    inputs = [t.requires_grad_() for t in (x, weight, bias, *statistics) if t is not None]
+    by_task, taken = normalize._ByTask.apply, []
+    monkeypatch.setattr(normalize._ByTask, "apply", lambda *args: taken.append(args) or by_task(*args))
+    monkeypatch.setattr(normalize, "_LARGE", 0)
+
+    def run(second_order: bool) -> list[torch.Tensor]:
+        def one(x: Any, weight: Any, bias: Any, *statistics: Any) -> Any:
+            return normalize.normalize(x, weight, bias, statistics if given else None, 1e-5, second_order=second_order)
+
+        batch = vmap(one, in_dims=(0, own, own, *((0, 0) if given else (None, None))))(x, weight, bias, *statistics)
+        affine_of_first = (weight, bias) if own is None else (weight[0], bias[0])
+        alone = one(x[0], *affine_of_first, *(s if s is None else s[0] for s in statistics))
+        outputs = [*batch, *alone]
+        loss = sum((o * torch.arange(o.numel()).view(o.shape).sin()).square().sum() for o in outputs)
+        gradients = torch.autograd.grad(loss, inputs, retain_graph=True)
+        differentiable = torch.autograd.grad(loss, inputs, create_graph=True)
+        second = torch.autograd.grad(sum(g.sin().sum() for g in differentiable), inputs)
+        return [*outputs, *gradients, *differentiable, *second]
+
+    expected = run(True)
+    assert not taken
+    torch.testing.assert_close(run(False), expected)
+    assert taken
 
 
 def test_running_averages_pool_the_tasks() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .normalize import normalize
 
 __all__ = [
     "Normalization",
@@ -36,7 +37,7 @@ class TaskNorm(nn.Module):
     - ``"transductive"``: of whatever batch passes, as learn2learn's MAML scripts do; queries see each other.
     - ``"running"``: of the batch while training, running averages in evaluation, as :class:`torch.nn.BatchNorm2d`.
 
-    It is written in elementary operations because second-order gradients through ``torch.func.vmap`` over
+    It is a layer of its own because second-order gradients through ``torch.func.vmap`` over
     :class:`torch.nn.BatchNorm2d` are silently wrong, and it never changes a buffer while it runs: under ``vmap`` each
     task has its own statistics, and :func:`update_running` takes them up afterwards.
 
@@ -77,45 +78,16 @@ class TaskNorm(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
         self._given: tuple[Tensor, Tensor] | None = None
         self._record: Callable[[tuple[Tensor, Tensor]], None] | None = None
+        self._second_order = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x`` with the statistics of the declared mode."""
         given = self._given if self.mode == "support" else None
         if self.mode == "running" and not self.training:
             given = self.running_mean, self.running_var
-        differentiable = torch.is_grad_enabled() or torch._C._functorch.is_batchedtensor(x)
-        return self._in_steps(x, given) if differentiable else self._at_once(x, given)
-
-    def _in_steps(self, x: Tensor, given: tuple[Tensor, Tensor] | None) -> Tensor:
-        # With the channels last a convolution's output is a matrix as it lies, and its columns reduce several times
-        # faster than the axes of an image.
-        rows = x.movedim(1, -1)
-        shape = rows.shape
-        rows = rows.flatten(0, -2)
-        if rows.dtype in (torch.bfloat16, torch.float16):  # within autocast: too few digits for a variance
-            rows = rows.float()
-        # Of the ways to write this, the one whose derivatives pass over the activations least often.
-        mean = rows.sum(0) / len(rows) if given is None else given[0]
-        centered = rows + -mean
-        var = torch.linalg.vecdot(centered, centered, dim=0) / len(rows) if given is None else given[1]
+        y, *own = normalize(x, self.weight, self.bias, given, self.eps, second_order=self._second_order)
         if given is None and self._record is not None:
-            self._record((mean, var))
-        scale = torch.rsqrt(var + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight
-        y = centered * scale
-        if self.bias is not None:
-            y = y + self.bias
-        return y.to(x.dtype).unflatten(0, shape[:-1]).movedim(-1, 1)
-
-    def _at_once(self, x: Tensor, given: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The same where nobody asks for a derivative, in one operation."""
-        mean, var = given or (None, None)
-        y, mean, scale = torch.native_batch_norm(
-            x, self.weight, self.bias, mean, var, training=given is None, momentum=0.0, eps=self.eps
-        )
-        if given is None and self._record is not None:
-            self._record((mean, scale.pow_(-2).sub_(self.eps).clamp_min_(0)))
+            self._record((own[0], own[1]))
         return y
 
     def extra_repr(self) -> str:
@@ -157,13 +129,14 @@ def convert_norm(module: nn.Module, mode: Normalization) -> nn.Module:
 
 @contextmanager
 def statistics_of(
-    module: nn.Module, statistics: Mapping[str, tuple[Tensor, Tensor]] | None
+    module: nn.Module, statistics: Mapping[str, tuple[Tensor, Tensor]] | None, *, second_order: bool = True
 ) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Within the block, ``"support"`` layers use these statistics; ``None`` lets each compute its own.
 
     Args:
         module: a module with :class:`TaskNorm` layers.
         statistics: mean and variance by name of the layer.
+        second_order: whether gradients of gradients are to be fast; they are right in either case.
 
     Yields:
         Mean and (biased) variance by name of the layer, of the layers that have computed their own so far.
@@ -173,11 +146,12 @@ def statistics_of(
     for name, norm in norms:
         norm._given = None if statistics is None else statistics.get(name)
         norm._record = partial(recorded.__setitem__, name)
+        norm._second_order = second_order
     try:
         yield recorded
     finally:
         for _, norm in norms:
-            norm._given = norm._record = None
+            norm._given, norm._record, norm._second_order = None, None, True
 
 
 @torch.no_grad()
