@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,3 +179,17 @@ def test_tasks_at_once_counts_what_the_graph_of_a_task_keeps() -> None:
     assert tasks_at_once(few, large, 1000) == 1 < tasks_at_once(protonet, large, 1000)
     smaller = tasks.episode(0, ways=5, shots=1, queries=1)
     assert tasks_at_once(few, smaller, 100) > tasks_at_once(few, episode, 100)
+
+
+@pytest.mark.parametrize("method", ["maml", "protonet"])
+def test_counting_leaves_no_graph_behind(method: str) -> None:
+    def graphs() -> int:
+        gc.collect()
+        return sum(issubclass(type(o), torch.Tensor) and o.grad_fn is not None for o in gc.get_objects())
+
+    tasks = get_tasksets("glyphs").train
+    model = BACKBONES["omniglot-cnn"](5, 8, tasks.image_shape)
+    before = graphs()
+    built = METHODS[method].build(model, {"implementation": "batched"}, "support")
+    tasks_at_once(built, tasks.episode(0, ways=5, shots=1, queries=5), 100)
+    assert graphs() == before

@@ -56,16 +56,20 @@ def tasks_at_once(method: Episodic, episode: Episodes, limit_mb: float) -> int:
     if method.one_by_one or (method.changes_body and large):
         return 1
     kept: dict[int, int] = {}
+    boxes: list[list[Tensor]] = []
 
-    def count(tensor: Tensor) -> Tensor:
+    def count(tensor: Tensor) -> list[Tensor]:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        boxes.append([tensor])
+        return boxes[-1]
 
     was_training = method.training
     method.eval()  # draws no random number, moves no running average
-    with torch.enable_grad(), saved_tensors_hooks(count, lambda tensor: tensor):
+    with torch.enable_grad(), saved_tensors_hooks(count, lambda box: box[0]):
         losses_and_accuracies(method, episode)
+    for box in boxes:  # an operation that keeps its own output would keep itself, and the whole graph, for ever
+        box.clear()
     method.train(was_training)
     own = {p.untyped_storage().data_ptr() for p in method.parameters()}
     each = sum(size for at, size in kept.items() if at not in own)

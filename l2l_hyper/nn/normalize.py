@@ -89,7 +89,7 @@ class _ByTask(torch.autograd.Function):
     def forward(
         x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None, eps: float
     ) -> Normalized:
-        x = x.movedim(2, -1).contiguous().movedim(-1, 2)  # torch writes nonsense to ``out`` where an image is a view
+        x = x.movedim(2, -1).contiguous().movedim(-1, 2)  # torch writes nonsense to ``out`` of any other layout
         y, means, scales = torch.empty_like(x), *x.new_empty(2, len(x), x.shape[2])
         for t, out in enumerate(zip(y, means, scales, strict=True)):
             channels = [None if tensor is None else tensor[t] for tensor in (weight, bias, mean, var)]
