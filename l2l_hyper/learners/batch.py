@@ -165,7 +165,7 @@ class BatchLearner(nn.Module):
         seen: list[Tensor] = []
         hook = self.head.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0], output)))
         try:
-            second_order = self.start_takes_gradients and not self.first_order
+            second_order = self.start_takes_gradients and self.changes_body and not self.first_order
             with statistics_of(self.module, statistics, second_order=second_order) as recorded:
                 outputs = call(self.module, self._places, weights, *args, **kwargs)
         finally:
