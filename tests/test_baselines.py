@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from typing import get_args
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from l2l_hyper._learn2learn import learn2learn
 from l2l_hyper.engine import METHODS
-from l2l_hyper.nn import Normalization
+from l2l_hyper.nn import Normalization, TaskNorm
 
 WAYS = 3
 
@@ -59,6 +60,19 @@ def test_implementations_agree_in_value_gradient_and_statistics(
     for a, b in zip(gradients, other_gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
     assert generated == other_generated or name == "protonet"  # a bias a class more
+
+
+@pytest.mark.parametrize("implementation", ["learn2learn", "higher", "batched"])
+def test_maml_passes_the_support_set_once_a_step_and_once_more_for_its_statistics(
+    batch: tuple[Tensor, Tensor, Tensor, Tensor], implementation: str
+) -> None:
+    x, y, _, _ = batch
+    for normalization, passes in (("transductive", 2), ("support", 3)):
+        model = learn2learn().vision.models.OmniglotCNN(WAYS, hidden_size=4).double()
+        method = METHODS["maml"].build(model, {"implementation": implementation, "steps": 2}, normalization).double()
+        with patch.object(TaskNorm, "forward", autospec=True, side_effect=TaskNorm.forward) as forward:
+            method.adapt(x[:1], y[:1])
+        assert forward.call_count == 4 * passes  # layers
 
 
 @pytest.mark.parametrize("name", ["maml", "anil", "protonet"])

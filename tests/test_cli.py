@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import types
@@ -501,3 +502,23 @@ def test_progress_on_a_terminal_is_a_bar():
         shown(5, 10, 1.0, 0.5, 0.75)
         shown(10, 10, 2.0, 0.5, 0.75)
     assert "maml [0]" in screen.getvalue() and "testing" in screen.getvalue()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the C library of Linux")
+def test_memory_that_tensors_free_is_kept() -> None:
+    script = """
+import contextlib, resource, torch
+from l2l_hyper.compare.cli import main
+with contextlib.suppress(SystemExit):
+    main(["--version"])
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    [torch.ones(1 << 24) for _ in range(2)]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GLIBC_", "MALLOC_"))}
+    new_pages = [
+        int(subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True).stdout.split()[-1])
+        for env in (environment, {**environment, "GLIBC_TUNABLES": "glibc.malloc.perturb=0"})
+    ]
+    assert new_pages[0] < 20 < new_pages[1]  # 128 MiB in pages of at most 2 MiB

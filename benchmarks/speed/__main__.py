@@ -162,7 +162,6 @@ class Worker:
         threads = max(1, (os.cpu_count() or 1) // processes)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "WORLD_SIZE": str(processes)}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(random.randrange(20000, 60000))}
-        environment["THP_MEM_ALLOC_ENABLE"] = "1"  # large pages, as l2l-hyper asks PyTorch for: for everyone alike
         root = str(data_root.expanduser().resolve())
         self.processes = [
             subprocess.Popen(

@@ -90,7 +90,7 @@ def engine_method(setting: Setting, algorithm: Algorithm, image_shape: tuple[int
     """The algorithm as the engine trains it."""
     model = BACKBONES[setting.backbone](setting.ways, setting.hidden, image_shape)
     batched = {} if algorithm.method == "hyper-adapter" else {"implementation": "batched"}
-    method = METHODS[algorithm.method].build(model, {**algorithm.options, **batched}, "support")
+    method = METHODS[algorithm.method].build(model, {**algorithm.options, **batched}, "transductive")
     return method.to(memory_format=torch.channels_last)
 
 

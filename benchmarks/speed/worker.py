@@ -18,6 +18,7 @@ from breakdown import breakdown, engine_method
 from cases import ALGORITHMS, Algorithm, Setting
 from scripts import ScriptLoop, our_tasksets, their_tasksets
 
+from l2l_hyper._allocator import keep_memory
 from l2l_hyper.engine import Experiment, Run, train_and_test
 from l2l_hyper.engine.distributed import is_first, process_group
 from l2l_hyper.engine.evaluation import adaptation_milliseconds
@@ -30,6 +31,7 @@ WARM_UP = 1  # iteration
 def main() -> None:
     warnings.simplefilter("ignore")
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not stand among the answers
+    keep_memory()  # as l2l-hyper does: for everyone alike
     worker = Worker(Path(sys.argv[1]))
     with process_group("cpu"):
         for line in sys.stdin:
@@ -96,6 +98,7 @@ class Worker:
             meta_batch=meta_batch,
             backbone=setting.backbone,
             hidden=setting.hidden,
+            normalization="transductive",  # as learn2learn's scripts
         )
         clock = [0.0]
         with tempfile.TemporaryDirectory() as folder:

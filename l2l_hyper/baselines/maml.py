@@ -33,10 +33,11 @@ class MAML(OneByOne):
         with torch.enable_grad():
             learner = self.maml.clone(first_order=not differentiable)
             for _ in range(self.steps):
-                with statistics_of(learner.module, None):
+                with statistics_of(learner.module, None) as statistics:
                     loss = F.cross_entropy(learner(x), y)
                 learner.adapt(loss)
-        _, statistics = support_pass(learner.module, x, update=self.maml.module)
+        if statistics:  # which the queries use; so far they are of the weights before the last step
+            _, statistics = support_pass(learner.module, x, update=self.maml.module)
         return AdaptedTask(learner, learner.module, statistics, sum(p.numel() for p in self.maml.parameters()))
 
 

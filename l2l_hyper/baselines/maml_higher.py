@@ -42,10 +42,11 @@ class HigherMAML(OneByOne):
             ) as (learner, inner),
         ):
             for _ in range(self.steps):
-                with statistics_of(learner, None):
+                with statistics_of(learner, None) as statistics:
                     loss = F.cross_entropy(learner(x), y)
                 inner.step(loss)
-        _, statistics = support_pass(learner, x, update=self.model)
+        if statistics:  # which the queries use; so far they are of the weights before the last step
+            _, statistics = support_pass(learner, x, update=self.model)
         return AdaptedTask(learner, learner, statistics, sum(p.numel() for p in self.model.parameters()))
 
 

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from rich.console import Console
 
+from .._allocator import keep_memory
 from .._version import __version__
 from ..errors import InputError
 
 if TYPE_CHECKING:
     from .plan import Plan
     from .provenance import Provenance
-
-# PyTorch gives large tensors large pages, if told so before it makes the first one; see docs/performance.md.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # What loads torch, scipy or matplotlib is imported inside the commands: help and a mistyped flag answer at once.
 
@@ -34,6 +32,7 @@ _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends as one line on stderr and exit code 2."""
+    keep_memory()
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="l2l-hyper", standalone_mode=False)
     except InputError as error:

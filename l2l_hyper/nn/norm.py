@@ -86,7 +86,7 @@ class TaskNorm(nn.Module):
         if self.mode == "running" and not self.training:
             given = self.running_mean, self.running_var
         y, *own = normalize(x, self.weight, self.bias, given, self.eps, second_order=self._second_order)
-        if given is None and self._record is not None:
+        if given is None and self._record is not None and self.mode != "transductive":
             self._record((own[0], own[1]))
         return y
 
@@ -139,7 +139,8 @@ def statistics_of(
         second_order: whether gradients of gradients are to be fast; they are right in either case.
 
     Yields:
-        Mean and (biased) variance by name of the layer, of the layers that have computed their own so far.
+        Mean and (biased) variance by name of the layer, of the layers that have computed their own so far; but for
+        ``"transductive"`` ones, whose statistics no later pass uses.
     """
     norms = [(name, m) for name, m in module.named_modules() if isinstance(m, TaskNorm)]
     recorded: dict[str, tuple[Tensor, Tensor]] = {}
