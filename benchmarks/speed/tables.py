@@ -31,7 +31,8 @@ def write_tables(measured: dict[str, Any], out: Path) -> None:
         "# Speed\n",
         f"{commands}, commit {commits}; {environment['cpu']}, {environment['cpu_count']} cores, "
         f"torch {environment['torch']}, learn2learn {environment['learn2learn']}. Times are medians of "
-        f"{' or '.join(map(str, turns))} turns. As in learn2learn's scripts there are as many queries as shots.\n",
+        f"{' or '.join(map(str, turns))} turns. As in learn2learn's scripts there are as many queries as shots, "
+        "and normalization layers use the statistics of whatever passes (transductive).\n",
     ]
     for title, table in (
         ("Ratios", ratios(cells)),

@@ -153,10 +153,7 @@ class BatchLearner(nn.Module):
         over = (0, None if statistics is None else 0, 0)
 
         def observe(weights: dict[str, Tensor]) -> Pass:
-            # torch.autocast does not reach into vmap; it reaches the convolutions that are taken out of it.
-            taken_out = self.changes_body or autocast_enabled(x.device)
-            with task_convolutions() if taken_out else nullcontext():
-                return vmap(self._run, in_dims=over, randomness="different")(weights, statistics, x)
+            return vmap(self._run, in_dims=over, randomness="different")(weights, statistics, x)
 
         return observe
 
@@ -166,7 +163,12 @@ class BatchLearner(nn.Module):
         hook = self.head.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0], output)))
         try:
             second_order = self.start_takes_gradients and self.changes_body and not self.first_order
-            with statistics_of(self.module, statistics, second_order=second_order) as recorded:
+            # torch.autocast does not reach into vmap; it reaches the convolutions that are taken out of it.
+            taken_out = self.changes_body or autocast_enabled(self.head.weight.device)
+            with (
+                task_convolutions() if taken_out else nullcontext(),
+                statistics_of(self.module, statistics, second_order=second_order) as recorded,
+            ):
                 outputs = call(self.module, self._places, weights, *args, **kwargs)
         finally:
             hook.remove()

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 from torch.nn import functional as F
 from torch.nn import grad
 from torch.overrides import TorchFunctionMode
 
 from .precision import autocast_enabled
 
-__all__ = ["task_convolutions"]
+__all__ = ["Convolution", "made_by", "task_convolutions"]
 
 Pair = tuple[int, int]
 
-_CACHED = 1 << 18  # how many numbers of patches are made together: a megabyte
+_CACHED = 1 << 19  # how many numbers of patches are made together for each thread: two megabytes
+
+
+class Convolution(NamedTuple):
+    """The arguments of a convolution of one task."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    stride: Pair
+    padding: Pair
+
+
+def made_by(y: Tensor) -> Convolution | None:
+    """The convolution whose output this is, if within :class:`task_convolutions` nothing was computed since."""
+    return getattr(y, "made_by", None)
 
 
 class task_convolutions(TorchFunctionMode):  # noqa: N801 - used as a function
     """Within the block, ``conv2d`` under ``torch.func.vmap`` with weights of each task's own runs as a matrix product.
 
     Left to itself ``vmap`` makes a grouped convolution of it, whose second derivative takes several times as long.
-    Convolutions with dilation or groups stay as they are.
+    Convolutions with dilation or groups stay as they are.  What comes out remembers how it was made, see
+    :func:`made_by`, unless its weights are shared by several tasks.
 
     Example:
         >>> x, w = torch.randn(8, 5, 3, 9, 9), torch.randn(8, 4, 3, 3, 3)  # eight tasks
@@ -34,15 +52,34 @@ class task_convolutions(TorchFunctionMode):  # noqa: N801 - used as a function
         torch.Size([8, 5, 4, 7, 7])
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._latest: Any = None
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Every call of a torch function within the block."""
-        if func is torch.conv2d:
-            given = _arguments(*args, **(kwargs or {}))
-            if given is not None:
-                return _Convolution.apply(*given)
-        return func(*args, **(kwargs or {}))
+        self._forget()  # the call may change it
+        given = _arguments(*args, **(kwargs or {})) if func is torch.conv2d else None
+        if given is None:
+            return func(*args, **(kwargs or {}))
+        own = is_batchedtensor(given.weight)
+        shared = not own and is_batchedtensor(given.x)  # by tasks whose images differ
+        y: Any = _Convolution.apply(*given) if own or shared else func(*args, **(kwargs or {}))
+        if not shared and not autocast_enabled(y.device):
+            y.made_by = given
+            self._latest = y
+        return y
+
+    def __exit__(self, *exception: Any) -> None:
+        self._forget()
+        super().__exit__(*exception)
+
+    def _forget(self) -> None:
+        if self._latest is not None:
+            del self._latest.made_by
+            self._latest = None
 
 
 def _arguments(
@@ -53,11 +90,11 @@ def _arguments(
     padding: int | Pair | str = 0,
     dilation: int | Pair = 1,
     groups: int = 1,
-) -> tuple[Tensor, Tensor, Tensor | None, Pair, Pair] | None:
-    """Arguments of ``conv2d`` as ``_Convolution`` takes them, ``None`` for a convolution that it does not do."""
+) -> Convolution | None:
+    """``None`` for a convolution that ``_Convolution`` does not do."""
     if groups != 1 or isinstance(padding, str) or _pair(dilation) != (1, 1) or input.dim() != 4:
         return None
-    return input, weight, bias, _pair(stride), _pair(padding)
+    return Convolution(input, weight, bias, _pair(stride), _pair(padding))
 
 
 def _pair(value: Any) -> Pair:
@@ -160,10 +197,10 @@ class _ByInput(_Bilinear):
     def forward(dy: Tensor, w: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> Tensor:
         size = _Patches(shape, w.shape, dy.shape, stride, padding)
         rows, matrices = dy.flatten(1, 3), w.flatten(1, 3).transpose(1, 2)
-        x = dy.new_empty(shape)
+        x = dy.new_empty(size.padded)
         for tasks in size.groups(dy.device):
             size.overlay(torch.bmm(rows[tasks], matrices[tasks]), out=x[tasks])
-        return x
+        return size.without_padding(x)
 
     @staticmethod
     def backward(ctx: Any, x: Tensor) -> tuple[Any, ...]:
@@ -205,37 +242,40 @@ class _Patches:
     """
 
     def __init__(self, x: torch.Size, w: torch.Size, y: torch.Size, stride: Pair, padding: Pair) -> None:
-        self.x, self.kernel, self.stride, self.padding = x, w[1:3], stride, padding
-        self.positions = y[:4]
-        self.shape = (y[1] * y[2] * y[3], w[1] * w[2] * w[3])
+        (tasks, images, height, width, channels), (down, across) = x, padding
+        self.x, self.stride, self.padding = x, stride, padding
+        self.padded = (tasks, images, height + 2 * down, width + 2 * across, channels)
+        self.each = (*y[1:4], *w[1:3], channels)
+        self.shape = (math.prod(y[1:4]), math.prod(w[1:4]))
 
     def groups(self, device: torch.device) -> list[slice]:
         """The tasks whose patches are made together."""
         if device.type != "cpu":
             return [slice(None)]
-        tasks = max(1, _CACHED // (self.shape[0] * self.shape[1]))
+        tasks = max(1, torch.get_num_threads() * _CACHED // math.prod(self.shape))
         return [slice(first, first + tasks) for first in range(0, self.x[0], tasks)]
 
     def each_group_of(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The patches of each group of tasks."""
         down, across = self.padding
         x = F.pad(x, (0, 0, across, across, down, down)).contiguous()
-        task, image, row, column, _ = x.stride()
-        steps = (task, image, self.stride[0] * row, self.stride[1] * column, row, column, 1)
         for tasks in self.groups(x.device):
-            group = x[tasks]
-            windows = group.as_strided((len(group), *self.positions[1:], *self.kernel, self.x[-1]), steps)
-            yield tasks, windows.reshape(len(group), *self.shape)
+            yield tasks, self._windows(x[tasks]).reshape(-1, *self.shape)
 
     def overlay(self, patches: Tensor, out: Tensor) -> None:
-        """The transpose: every patch of a group of tasks added to where it was taken from."""
-        down, across = self.padding
-        _, _, height, width, channels = self.x
-        _, _, rows, columns = self.positions
-        x = out.new_zeros(*out.shape[:2], height + 2 * down, width + 2 * across, channels)
-        windows = patches.view(*out.shape[:2], rows, columns, *self.kernel, channels)
-        for i in range(self.kernel[0]):
-            for j in range(self.kernel[1]):
-                below, beside = i + self.stride[0] * (rows - 1) + 1, j + self.stride[1] * (columns - 1) + 1
-                x[:, :, i : below : self.stride[0], j : beside : self.stride[1]] += windows[..., i, j, :]
-        out.copy_(x[:, :, down : down + height, across : across + width])
+        """The transpose: every patch of a group of tasks added to where it was taken from, in images with padding."""
+        windows = self._windows(out.zero_())
+        for to_row, from_row in zip(windows.unbind(4), patches.view(windows.shape).unbind(4), strict=True):
+            for to, part in zip(to_row.unbind(4), from_row.unbind(4), strict=True):
+                to.add_(part)  # one place of the kernel: there no two patches overlap
+
+    def without_padding(self, x: Tensor) -> Tensor:
+        """The images without their padding."""
+        (down, across), (_, _, height, width, _) = self.padding, self.x
+        return x[:, :, down : down + height, across : across + width]
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """Where the kernel stands, in contiguous images with padding."""
+        task, image, row, column, _ = x.stride()
+        steps = (task, image, self.stride[0] * row, self.stride[1] * column, row, column, 1)
+        return x.as_strided((len(x), *self.each), steps)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .conv import made_by
+from .fold import folded, folds
 from .normalize import normalize
 
 __all__ = [
@@ -85,7 +87,11 @@ class TaskNorm(nn.Module):
         given = self._given if self.mode == "support" else None
         if self.mode == "running" and not self.training:
             given = self.running_mean, self.running_var
-        y, *own = normalize(x, self.weight, self.bias, given, self.eps, second_order=self._second_order)
+        convolution = made_by(x)
+        if convolution is not None and folds(convolution):
+            y, *own = folded(convolution, self.weight, self.bias, given, self.eps)
+        else:
+            y, *own = normalize(x, self.weight, self.bias, given, self.eps, second_order=self._second_order)
         if given is None and self._record is not None and self.mode != "transductive":
             self._record((own[0], own[1]))
         return y
