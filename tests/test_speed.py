@@ -32,7 +32,7 @@ def measurements(speed: dict[str, ModuleType], root: Path) -> list[dict]:
             "MAML, 5 steps": ("learn2learn", "engine"),
             "ANIL, 5 steps": ("learn2learn", "engine"),
             "ProtoNet": ("learn2learn", "engine"),
-            "HyperAdapter, head": ("script", "engine"),
+            "HyperAdapter, head": ("learn2learn", "script", "engine"),
             "HyperAdapter, head + affine": ("script", "engine"),
             "HyperAdapter, head + affine + low-rank": ("script", "engine"),
         }.items()

@@ -104,8 +104,8 @@ def all_cells(settings: list[str]) -> Iterator[dict[str, Any]]:
 
 def contenders_of(method: str, meta_batch: int) -> list[str]:
     ours = ["engine", "engine, 2 processes"] if meta_batch > 1 else ["engine"]
-    if method == "hyper-adapter":
-        return ["script", *ours]
+    if method == "hyper-adapter":  # learn2learn's script here is MAML's of one step, to compare with within the turn
+        return ["learn2learn", "script", *ours]
     return ["learn2learn", "learn2learn, our sampler", *(["higher"] if method == "maml" else []), *ours]
 
 

@@ -46,7 +46,7 @@ class ScriptLoop:
         if swapped:
             head_and_body = {k: v for k, v in algorithm.options.items() if k in ("generate", "change")}
             self.learner: nn.Module | None = l2l_hyper.HyperAdapter(model, **head_and_body)
-        elif algorithm.method == "maml":
+        elif algorithm.method in ("maml", "hyper-adapter"):  # which the swapped line stood in for
             self.learner = learn2learn().algorithms.MAML(model, lr=lr)
         elif algorithm.method == "anil":
             self.features = model.features
