@@ -90,10 +90,6 @@ def ratios(cells: Cells) -> list[dict[str, str]]:
         ):
             for batch in batches:
                 stock = an_episode(cells, setting=setting, algorithm=ours, meta_batch=batch, contender="learn2learn")
-                if math.isnan(stock):  # a record from before both took turns
-                    stock = an_episode(
-                        cells, setting=setting, algorithm="MAML, 1 step", meta_batch=batch, contender="learn2learn"
-                    )
                 values = [
                     stock / an_episode(cells, setting=setting, algorithm=ours, meta_batch=batch, contender=contender)
                     for contender in (OURS, TWO)
@@ -274,11 +270,10 @@ def plot(cells: Cells) -> Figure:
     setting = next((m["cell"]["setting"] for m in cells if m["cell"]["measure"] == "train"), "")
     for axes, name in zip(panels, names, strict=True):
         for contender, color in colors.items():
-            algorithm = "MAML, 1 step" if (name, contender) == ("HyperAdapter, head", "learn2learn") else name
             points = [
                 (m["cell"]["meta_batch"], m["cell"]["meta_batch"] / seconds(m))
                 for m in cells
-                if (m["cell"].get("setting"), m["cell"].get("algorithm")) == (setting, algorithm)
+                if (m["cell"].get("setting"), m["cell"].get("algorithm")) == (setting, name)
                 and m["cell"].get("contender") == contender
                 and "growth" not in m["cell"]
             ]
