@@ -91,7 +91,9 @@ def test_large_batches_of_tasks_normalize_as_in_steps(
 
     def run(second_order: bool) -> list[torch.Tensor]:
         def one(x: Any, weight: Any, bias: Any, *statistics: Any) -> Any:
-            return normalize.normalize(x, weight, bias, statistics if given else None, 1e-5, second_order=second_order)
+            return normalize.normalize(
+                x, weight, bias, statistics if given else None, 1e-5, second_order=second_order, recorded=True
+            )
 
         batch = vmap(one, in_dims=(0, own, own, *((0, 0) if given else (None, None))))(x, weight, bias, *statistics)
         affine_of_first = (weight, bias) if own is None else (weight[0], bias[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,17 @@ __all__ = [
 
 Normalization = Literal["support", "transductive", "running"]
 """Which statistics a normalization layer uses, see :class:`TaskNorm`."""
+
+
+class _Pass(NamedTuple):
+    """What a layer is told of the forward pass it takes part in, see :func:`statistics_of`."""
+
+    given: tuple[Tensor, Tensor] | None = None
+    record: Callable[[tuple[Tensor, Tensor]], None] | None = None
+    second_order: bool = True
+
+
+_ALONE = _Pass()
 
 
 class TaskNorm(nn.Module):
@@ -78,22 +89,25 @@ class TaskNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
-        self._given: tuple[Tensor, Tensor] | None = None
-        self._record: Callable[[tuple[Tensor, Tensor]], None] | None = None
-        self._second_order = True
+        self._pass = _ALONE
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x`` with the statistics of the declared mode."""
-        given = self._given if self.mode == "support" else None
+        given, record, second_order = self._pass
         if self.mode == "running" and not self.training:
             given = self.running_mean, self.running_var
+        if given is not None:
+            record = None
         convolution = made_by(x)
         if convolution is not None and folds(convolution):
             y, *own = folded(convolution, self.weight, self.bias, given, self.eps)
         else:
-            y, *own = normalize(x, self.weight, self.bias, given, self.eps, second_order=self._second_order)
-        if given is None and self._record is not None and self.mode != "transductive":
-            self._record((own[0], own[1]))
+            recorded = record is not None
+            y, *own = normalize(
+                x, self.weight, self.bias, given, self.eps, second_order=second_order, recorded=recorded
+            )
+        if record is not None:
+            record((own[0], own[1]))
         return y
 
     def extra_repr(self) -> str:
@@ -151,14 +165,14 @@ def statistics_of(
     norms = [(name, m) for name, m in module.named_modules() if isinstance(m, TaskNorm)]
     recorded: dict[str, tuple[Tensor, Tensor]] = {}
     for name, norm in norms:
-        norm._given = None if statistics is None else statistics.get(name)
-        norm._record = partial(recorded.__setitem__, name)
-        norm._second_order = second_order
+        given = statistics.get(name) if statistics is not None and norm.mode == "support" else None
+        record = None if norm.mode == "transductive" else partial(recorded.__setitem__, name)
+        norm._pass = _Pass(given, record, second_order)
     try:
         yield recorded
     finally:
         for _, norm in norms:
-            norm._given, norm._record, norm._second_order = None, None, True
+            norm._pass = _ALONE
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ def normalize(
     eps: float,
     *,
     second_order: bool,
+    recorded: bool,
 ) -> Normalized:
     """Normalize ``x`` of shape ``(N, C, *)`` by its own mean and (biased) variance, or by those given.
 
@@ -34,9 +35,10 @@ def normalize(
         given: mean and variance of each, if not those of the batch.
         eps: added to the variance.
         second_order: whether to be fast in second derivatives; they are right in either case.
+        recorded: whether anyone uses the mean and variance; else they may be anything.
     """
     if not is_batchedtensor(x) and not torch.is_grad_enabled():
-        return _at_once(x, weight, bias, given, eps)
+        return _at_once(x, weight, bias, given, eps, recorded)
     if not second_order and x.device.type == "cpu" and x.dtype.itemsize >= 4 and x.numel() >= _LARGE:
         one_task = (None if t is None else t.unsqueeze(0) for t in (x, weight, bias, *(given or (None, None))))
         y, mean, var = (output.squeeze(0) for output in _ByTask.apply(*one_task, eps))
@@ -69,12 +71,17 @@ def _in_steps(
 
 
 def _at_once(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, given: tuple[Tensor, Tensor] | None, eps: float
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    given: tuple[Tensor, Tensor] | None,
+    eps: float,
+    recorded: bool,
 ) -> Normalized:
     """In one operation of torch's, whose statistics have no derivative."""
     mean, var = given or (None, None)
     y, own, scale = torch.native_batch_norm(x, weight, bias, mean, var, training=given is None, momentum=0.0, eps=eps)
-    return (y, *given) if given is not None else (y, own, scale.pow_(-2).sub_(eps).clamp_min_(0))
+    return y, own, scale.pow_(-2).sub_(eps).clamp_min_(0) if recorded else scale
 
 
 class _ByTask(torch.autograd.Function):
