@@ -46,7 +46,8 @@ def main() -> None:
     file = args.out / "measurements.json"
     done = json.loads(file.read_text()) if file.exists() else {"provenance": [], "measurements": []}
     provenance = asdict(collect([], "cpu"))
-    provenance["command"] = "python benchmarks/speed " + " ".join(f"--setting '{name}'" for name in args.setting or [])
+    only = "".join(f" --setting '{name}'" for name in args.setting or [])
+    provenance["command"] = f"python benchmarks/speed{only} --turns {args.turns} --seconds {args.seconds}"
     provenance["load"] = os.getloadavg()[0]
     done["provenance"].append(provenance)
     known = {json.dumps(m["cell"]) for m in done["measurements"]}
