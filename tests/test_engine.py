@@ -166,7 +166,7 @@ def test_a_memory_limit_changes_only_the_order_of_sums(tmp_path: Path, monkeypat
 
 def test_tasks_at_once_counts_what_the_graph_of_a_task_keeps() -> None:
     tasks = get_tasksets("glyphs").train
-    model = BACKBONES["omniglot-cnn"](5, 8, tasks.image_shape)
+    model = BACKBONES["omniglot-cnn"](5, 32, tasks.image_shape)
     few, many = (
         METHODS["maml"].build(model, {"implementation": "batched", "steps": steps}, "support") for steps in (1, 4)
     )

@@ -22,6 +22,7 @@ from ..nn import (
     autocast_now,
     call,
     convert_norm,
+    folding_pays,
     full_precision,
     share_copy,
     slots,
@@ -166,7 +167,7 @@ class BatchLearner(nn.Module):
             # torch.autocast does not reach into vmap; it reaches the convolutions that are taken out of it.
             taken_out = self.changes_body or autocast_enabled(self.head.weight.device)
             with (
-                task_convolutions() if taken_out else nullcontext(),
+                task_convolutions() if taken_out or any(map(folding_pays, args)) else nullcontext(),
                 statistics_of(self.module, statistics, second_order=second_order) as recorded,
             ):
                 outputs = call(self.module, self._places, weights, *args, **kwargs)

@@ -42,7 +42,7 @@ class task_convolutions(TorchFunctionMode):  # noqa: N801 - used as a function
 
     Left to itself ``vmap`` makes a grouped convolution of it, whose second derivative takes several times as long.
     Convolutions with dilation or groups stay as they are.  What comes out remembers how it was made, see
-    :func:`made_by`, unless its weights are shared by several tasks.
+    :func:`made_by`.
 
     Example:
         >>> x, w = torch.randn(8, 5, 3, 9, 9), torch.randn(8, 4, 3, 3, 3)  # eight tasks
@@ -64,10 +64,10 @@ class task_convolutions(TorchFunctionMode):  # noqa: N801 - used as a function
         given = _arguments(*args, **(kwargs or {})) if func is torch.conv2d else None
         if given is None:
             return func(*args, **(kwargs or {}))
-        own = is_batchedtensor(given.weight)
-        shared = not own and is_batchedtensor(given.x)  # by tasks whose images differ
-        y: Any = _Convolution.apply(*given) if own or shared else func(*args, **(kwargs or {}))
-        if not shared and not autocast_enabled(y.device):
+        lower = autocast_enabled(given.x.device)  # which does not reach into vmap
+        taken_out = is_batchedtensor(given.weight) or (lower and is_batchedtensor(given.x))
+        y: Any = _Convolution.apply(*given) if taken_out else func(*args, **(kwargs or {}))
+        if not lower:
             y.made_by = given
             self._latest = y
         return y

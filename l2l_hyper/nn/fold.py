@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_batchedtensor
 from torch.nn import functional as F
 
 from .conv import Convolution
 from .normalize import Normalized
 
-__all__ = ["folded", "folds"]
+__all__ = ["folded", "folding_pays", "folds"]
 
 _FEW = 32  # numbers of a patch
+_LARGE = 1 << 16  # numbers of a batch of tasks
 
 
 def folds(convolution: Convolution) -> bool:
-    """Whether folding pays: where the kernel reads few numbers."""
-    return convolution.weight[0].numel() <= _FEW
+    """Whether a convolution folds: where the kernel reads few numbers, of enough digits for a variance."""
+    return convolution.weight[0].numel() <= _FEW and convolution.x.dtype.itemsize >= 4
+
+
+def folding_pays(images: Any) -> bool:
+    """Whether it pays for images under vmap where tasks share the weights: in derivatives of large batches."""
+    if not (isinstance(images, Tensor) and is_batchedtensor(images) and torch.is_grad_enabled()):
+        return False
+    return get_unwrapped(images).numel() >= _LARGE
 
 
 def folded(
@@ -29,28 +40,40 @@ def folded(
     r"""What :func:`~l2l_hyper.nn.normalize.normalize` makes of a convolution's output, without passing over it.
 
     A channel is :math:`w^\top p` of the patches p, so its mean and variance are :math:`w^\top\mu` and
-    :math:`w^\top\Sigma\,w` of the mean and the covariance of the patches, and the normalized channel is a convolution
-    with weights of another length.  Derivatives of any order are those of small matrices.
+    :math:`w^\top\Sigma\,w` of the mean and the covariance of the patches, and the normalized channel is the product
+    of what is left of the patches without their mean and weights of another length.  Derivatives of any order are
+    those of matrix products, and need no activation but the patches.
     """
     x, kernel, shift, stride, padding = convolution
+    patches, size = _patches(x, kernel.shape[2:], stride, padding)
+    centre = patches.mean((0, 2))
+    patches = patches - centre[:, None]
     rows = kernel.flatten(1)
+    own = rows @ centre
+    if shift is not None:
+        own = own + shift
     if given is None:
-        patch, covariance = _moments(x, kernel.shape[2:], stride, padding)
-        mean, var = rows @ patch, torch.linalg.vecdot(rows @ covariance, rows)
-        mean = mean if shift is None else mean + shift
+        covariance = (patches @ patches.transpose(1, 2)).sum(0) / patches[:, 0].numel()
+        mean, var = own, torch.linalg.vecdot(rows @ covariance, rows)
     else:
         mean, var = given
     scale = torch.rsqrt(var + eps)
     if weight is not None:
         scale = scale * weight
-    level = (-mean if shift is None else shift - mean) * scale
-    y = F.conv2d(x, kernel * scale[:, None, None, None], level if bias is None else level + bias, stride, padding)
-    return y, mean, var
+    level = (own - mean) * scale
+    if bias is not None:
+        level = level + bias
+    # The level is added by a row of ones, without another pass over the result.
+    rows = torch.cat([rows * scale[:, None], level[:, None]], 1)
+    y = F.pad(patches, (0, 0, 0, 1), value=1.0).transpose(1, 2) @ rows.T
+    return y.unflatten(1, size).movedim(-1, 1), mean, var
 
 
-def _moments(x: Tensor, kernel: torch.Size, stride: tuple[int, int], padding: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Mean ``(K,)`` and covariance ``(K, K)`` of the patches of images ``(N, C, H, W)``."""
-    patches = F.unfold(x, kernel, padding=padding, stride=stride).movedim(1, 0).flatten(1)
-    mean = patches.mean(1)
-    centered = patches - mean[:, None]
-    return mean, centered @ centered.T / centered.shape[1]
+def _patches(
+    x: Tensor, kernel: torch.Size, stride: tuple[int, int], padding: tuple[int, int]
+) -> tuple[Tensor, torch.Size]:
+    """What the kernel sees in images ``(N, C, H, W)``, as a matrix ``(N, K, L)``, and its L positions ``(H', W')``."""
+    (down, across), (height, width) = padding, kernel
+    x = F.pad(x.contiguous(), (across, across, down, down))
+    windows = x.unfold(2, height, stride[0]).unfold(3, width, stride[1])
+    return windows.permute(0, 1, 4, 5, 2, 3).flatten(4).flatten(1, 3), windows.shape[2:4]
