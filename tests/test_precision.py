@@ -60,8 +60,7 @@ def test_the_network_is_in_bfloat16_and_the_generated_weights_are_not(start: str
     learner = HyperAdapter(network(), lr=0.1, start=start, generate=generate, normalization="support")
     exact, _, _ = loss(learner, count, mixed=False)
     mixed, weights, types = loss(learner, count, mixed=True)
-    # With kernels of each task's own there is no convolution left: they are matrix products.
-    assert types == ({torch.bfloat16} if count == 1 or not generate else set())
+    assert types == {torch.bfloat16}
     assert {w.dtype for w in weights.values()} == {torch.float32}
     assert mixed.dtype == torch.float32
     assert mixed.item() != exact.item()

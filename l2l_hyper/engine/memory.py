@@ -17,7 +17,7 @@ from .evaluation import losses_and_accuracies
 __all__ = ["peak_memory_mb", "reset_peak_memory", "tasks_at_once"]
 
 # On a CPU, convolutions of each task's own gain nothing from being done together once a task has this many pixels.
-_LARGE = 1 << 15
+_LARGE = 1 << 17
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")

@@ -93,7 +93,11 @@ class GradientStart(Start):
                 f"expected outputs that depend on every generated weight ({str(error).splitlines()[0]}); "
                 "try allow_unused=True, or generate fewer"
             ) from error
-        moved = {n: w - self.lr * g for (n, w), g in zip(learned.items(), gradients, strict=True) if g is not None}
+        moved = {
+            n: torch.add(w, g, alpha=-self.lr)
+            for (n, w), g in zip(learned.items(), gradients, strict=True)
+            if g is not None
+        }
         return {**support.weights, **moved}
 
 
