@@ -9,10 +9,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
+from l2l_hyper.tasks import cache
 from l2l_hyper.tasks.cache import Contents, ImageSet, stored
 
 
@@ -47,8 +49,8 @@ def test_cache_is_built_once_and_memory_mapped(tmp_path: Path) -> None:
     image_set, built = open_tiny(tmp_path / "new" / "folder")
     assert not built
     check_tiny(image_set)
-    assert sorted(os.listdir(tmp_path / "new" / "folder")) == ["tiny-v1.json", "tiny-v1.npy"]
-    assert "tiny-v1.npy" in Path("/proc/self/maps").read_text()
+    assert sorted(os.listdir(tmp_path / "new" / "folder")) == ["tiny-v2.json", "tiny-v2.npy"]
+    assert "tiny-v2.npy" in Path("/proc/self/maps").read_text()
 
 
 def flip(path: Path, offset: int) -> None:
@@ -73,12 +75,23 @@ def flip(path: Path, offset: int) -> None:
 )
 def test_damaged_cache_is_rebuilt(damage: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     open_tiny(tmp_path)
-    damage(tmp_path / "tiny-v1.npy", tmp_path / "tiny-v1.json")
+    damage(tmp_path / "tiny-v2.npy", tmp_path / "tiny-v2.json")
     with caplog.at_level(logging.WARNING, "l2l_hyper"):
         image_set, built = open_tiny(tmp_path)
     assert built and "damaged" in caplog.text and "building it again" in caplog.text
     check_tiny(image_set)
     assert not open_tiny(tmp_path)[1]
+
+
+def test_only_a_file_that_was_touched_is_read_again(tmp_path: Path) -> None:
+    open_tiny(tmp_path)
+    data = tmp_path / "tiny-v2.npy"
+    with patch.object(cache, "_checksum", side_effect=cache._checksum) as checksum:
+        assert not open_tiny(tmp_path)[1]
+        assert not checksum.called
+        data.write_bytes(data.read_bytes())  # at once: a file system's clock need not have moved on
+        assert not open_tiny(tmp_path)[1]
+        assert checksum.call_count == 1
 
 
 def test_cache_follows_the_data_it_was_made_from(tmp_path: Path) -> None:
@@ -93,7 +106,7 @@ def test_cache_goes_where_it_can_be_written(tmp_path: Path, caplog: pytest.LogCa
     blocked = tmp_path / "file" / "folder"
     for _ in range(2):
         check_tiny(stored("tiny", [blocked, tmp_path / "free"], lambda: "s", tiny_contents))
-    assert (tmp_path / "free" / "tiny-v1.npy").exists()
+    assert (tmp_path / "free" / "tiny-v2.npy").exists()
     check_tiny(stored("tiny", [blocked], lambda: "s", tiny_contents))
     assert "cannot keep an image cache" in caplog.text
 
@@ -117,5 +130,5 @@ def test_two_can_build_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool:
         for image_set in pool.map(lambda _: stored("tiny", [tmp_path], lambda: "s", build), range(2)):
             check_tiny(image_set)
-    assert sorted(os.listdir(tmp_path)) == ["tiny-v1.json", "tiny-v1.npy"]
+    assert sorted(os.listdir(tmp_path)) == ["tiny-v2.json", "tiny-v2.npy"]
     assert not open_tiny(tmp_path)[1]
