@@ -40,8 +40,9 @@ def measurements(speed: dict[str, ModuleType], root: Path) -> list[dict]:
     ]
     cells += [{"measure": "open", "setting": SETTING, "contender": c} for c in ("learn2learn", "engine")]
     cells += [
-        {"measure": "draw", "setting": SETTING, "contender": c, "episodes": 4, "queries": 3}
-        for c in ("learn2learn", "engine")
+        {"measure": "draw", "setting": SETTING, "contender": c, "episodes": 4, "queries": queries}
+        for queries in (1, 15)
+        for c in ("learn2learn", "learn2learn, our sampler", "engine")
     ]
     cells += [
         {"measure": "breakdown", "setting": SETTING, "algorithm": algorithm, "meta_batch": 2}
@@ -70,6 +71,7 @@ def test_everyone_is_measured_and_the_tables_say_so(speed: dict[str, ModuleType]
     table = (tmp_path / "speed.md").read_text()
     for name in speed["cases"].ALGORITHMS:
         assert table.count(f"| {name} ") >= 2
+    assert "drawing 32 episodes" in table and "ms an episode" in table
     assert "GFLOP/s" in table and "million a second" in table and (tmp_path / "speed.png").stat().st_size > 1000
 
 

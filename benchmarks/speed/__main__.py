@@ -72,9 +72,14 @@ def all_cells(settings: list[str]) -> Iterator[dict[str, Any]]:
         few = {"omniglot 20-way 5-shot": 4, "mini-imagenet 5-way 5-shot": 2, "glyphs 5-way 1-shot": 2}.get(setting)
         for contender in ("learn2learn", "engine"):
             yield {"measure": "open", "setting": setting, "contender": contender}
-        if Setting.of(setting).shots == 1:
-            for contender in ("learn2learn", "engine"):
-                yield {"measure": "draw", "setting": setting, "contender": contender, "episodes": 32, "queries": 15}
+        shots = Setting.of(setting).shots
+        draws = {shots: ("learn2learn", "learn2learn, our sampler", "engine")}
+        if shots == 1:
+            draws = {15: ("learn2learn", "engine"), **draws}
+        for queries, contenders in draws.items():
+            for contender in contenders:
+                draw = {"episodes": 32, "queries": queries}
+                yield {"measure": "draw", "setting": setting, "contender": contender, **draw}
         for contender in ("learn2learn", "engine", "engine, compiled"):
             yield {"measure": "adapt", "setting": setting, "contender": contender}
         for algorithm in ("HyperAdapter, head", "MAML, 5 steps"):

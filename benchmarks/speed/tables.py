@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cases import ALGORITHMS, CONTENDERS, GROWTH
+from cases import ALGORITHMS, CONTENDERS, GROWTH, Setting
 from matplotlib.figure import Figure
 from peers import PRODUCT
 from tabulate import tabulate
@@ -38,6 +38,7 @@ def write_tables(measured: dict[str, Any], out: Path) -> None:
     for title, table in (
         ("Ratios", ratios(cells)),
         ("Episodes a second, meta-training end to end", episodes_a_second(cells)),
+        ("Sampling alone", sampling(cells)),
         ("Adapting to one task, and memory", adaptation(cells)),
         ("Where the time of an iteration goes, in the engine", breakdowns(cells)),
         ("Adapting to one task, in the engine", adapting(cells)),
@@ -114,7 +115,8 @@ def single_ratios(cells: Cells, setting: str) -> Iterator[dict[str, str]]:
             yield {"what": f"{setting}: {what}", "engine": _times(ratio), "engine, 2 processes": ""}
 
     draw, opened = (
-        [find(cells, measure=m, setting=setting, contender=c) for c in ("learn2learn", OURS)] for m in ("draw", "open")
+        [find(cells, setting=setting, contender=c, **wanted) for c in ("learn2learn", OURS)]
+        for wanted in ({"measure": "draw", "queries": 15}, {"measure": "open"})
     )
     yield from row("drawing 32 episodes with 15 queries a class", seconds(draw[0]) / seconds(draw[1]))
     yield from row("opening the second time, time", seconds(opened[0]) / seconds(opened[1]))
@@ -194,6 +196,17 @@ def episodes_a_second(cells: Cells) -> list[dict[str, str]]:
 def _is_mamls(algorithm: str, contender: str) -> bool:
     """Whether it is MAML's script with one step, measured beside HyperAdapter, that has rows of its own."""
     return contender == "learn2learn" and ALGORITHMS[algorithm].method == "hyper-adapter"
+
+
+def sampling(cells: Cells) -> list[dict[str, str]]:
+    """Milliseconds to draw an episode of as many queries as shots."""
+    rows: dict[str, dict[str, str]] = {}
+    for m in cells:
+        cell = m["cell"]
+        if cell["measure"] == "draw" and cell["queries"] == Setting.of(cell["setting"]).shots:
+            row = rows.setdefault(cell["setting"], {"ms an episode": cell["setting"]})
+            row[cell["contender"]] = _number(1000 * seconds(m) / cell["episodes"])
+    return list(rows.values())
 
 
 def adaptation(cells: Cells) -> list[dict[str, str]]:

@@ -127,18 +127,18 @@ class Worker:
         return {"seconds": [adaptation_milliseconds(method, episode) / 1000 for _ in range(10)]}
 
     def draw(self, setting: str, contender: str, episodes: int, queries: int) -> dict[str, Any]:
-        """Seconds to draw some episodes, one after the other from learn2learn's taskset or at once from ours."""
+        """Seconds to draw some episodes: at once in the engine, else one after the other from the script's taskset."""
         case = Setting.of(setting)
-        samples = case.shots + queries
-        if contender == "learn2learn":
-            theirs = their_tasksets(case, samples, self.root).train
-            return {"seconds": [_seconds(lambda: [theirs.sample() for _ in range(episodes)]) for _ in range(3)]}
-        ours = our_tasksets(case, samples, self.root).train
-        times = [
-            _seconds(lambda i=i: ours.batch(range(i, i + episodes), shots=case.shots, queries=queries))
-            for i in range(40)
-        ]
-        return {"seconds": times[5:]}
+        get = their_tasksets if contender == "learn2learn" else our_tasksets
+        train = get(case, case.shots + queries, self.root).train
+
+        def draw(i: int) -> Any:
+            if contender == "engine":
+                return train.batch(range(i, i + episodes), shots=case.shots, queries=queries)
+            return [train.sample() for _ in range(episodes)]
+
+        times = [_seconds(lambda i=i: draw(i)) for i in range(40 if contender == "engine" else 3)]
+        return {"seconds": times[5:] if contender == "engine" else times}
 
     def open(self, setting: str, contender: str) -> dict[str, Any]:
         """Seconds and peak memory to open a benchmark, in a process that has not opened it yet."""
