@@ -36,7 +36,7 @@ def made_by(y: Tensor) -> Convolution | None:
 class task_convolutions(TorchFunctionMode):  # noqa: N801 - used as a function
     """Within the block, ``conv2d`` under ``torch.func.vmap`` with weights of each task's own has fast derivatives.
 
-    ``vmap`` makes a grouped convolution of it, whose second derivative takes several times as long when left to torch.
+    ``vmap`` makes a grouped convolution of it as well; left to torch, MAML with it takes a sixth to a third longer.
     Convolutions with dilation or groups stay as they are.  What comes out remembers how it was made, see
     :func:`made_by`.
 
