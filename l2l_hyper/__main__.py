@@ -1,6 +1,6 @@
 """``python -m l2l_hyper`` is ``l2l-hyper``."""
 
-from l2l_hyper.compare.cli import main
+from l2l_hyper.cli import main
 
 if __name__ == "__main__":
     main()

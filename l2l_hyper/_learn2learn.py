@@ -29,7 +29,7 @@ def learn2learn() -> ModuleType:
         except ImportError as error:
             raise InputError(
                 f"expected learn2learn to be importable, got: {error}; "
-                "see the README on installing learn2learn, which has to be compiled"
+                "see docs/install.md on installing learn2learn, which has to be compiled"
             ) from error
         finally:
             random.setstate(state)

@@ -29,7 +29,7 @@ __all__ = [
 
 Pixels = npt.NDArray[np.uint8]
 
-EACH = 12  # images a class
+EACH = 12  # images per class
 CONTRAST = 24  # of a class's pattern, where the noise has 40
 LIGHT = (64, 192)
 
@@ -123,7 +123,7 @@ OMNIGLOT = {"images_background": 26, "images_evaluation": 17}  # characters
 
 
 def make_omniglot(root: Path, each: int = 2) -> None:
-    """torchvision's ``Omniglot``, with ``each`` drawings a character; see :func:`offline_omniglot`."""
+    """torchvision's ``Omniglot``, with ``each`` drawings per character; see :func:`offline_omniglot`."""
     for seed, (part, characters) in enumerate(OMNIGLOT.items()):
         drawings = look_alikes(characters, each, 28, 1, seed)[..., 0]
         for c, images in enumerate(drawings):

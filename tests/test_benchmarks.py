@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import io
-import itertools
 import json
 import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers_data import (
+    SHARED,
+    SOME_OMNIGLOT,
+    global_states,
+    lay_out_some_omniglot,
+    layout_module,
+    seed_everything,
+)
 from ondisk import SMALL, make_fc100
 from PIL import Image
 
 from l2l_hyper._learn2learn import learn2learn
+from l2l_hyper.bridge.benchmarks import read
+from l2l_hyper.bridge.loaders import omniglot_loader
+from l2l_hyper.data import BenchmarkTasksets, get_tasksets, list_tasksets, manifest
+from l2l_hyper.data.image_benchmark import ImageBenchmark
 from l2l_hyper.errors import InputError
-from l2l_hyper.tasks import benchmarks, get_tasksets, list_tasksets, loaders, manifest
-
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +49,7 @@ def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make_real_mini_imagenet(root: Path) -> None:
     """The first classes of the real *mini*-ImageNet, twelve images each, laid out as learn2learn reads them."""
-    folder = SHARED / "mini_imagenet"
-    if not folder.exists():
-        pytest.skip("the real mini-ImageNet is not in ../shared/data")
+    module, folder = layout_module(), SHARED / "mini_imagenet"
 
     def some_images(split: str) -> tuple[Any, Any, list[str]]:
         archive = np.load(folder / f"{split}.npz", allow_pickle=False)
@@ -54,7 +60,6 @@ def make_real_mini_imagenet(root: Path) -> None:
         images = np.stack([np.asarray(Image.open(file)) for file in files])
         return images, archive["labels"][chosen], [str(wnid) for wnid in archive["wnids"][:classes]]
 
-    module = layout_module()
     module.mini_imagenet_images = some_images
     module.lay_out_mini_imagenet(root)
 
@@ -82,7 +87,7 @@ def test_benchmarks_hold_learn2learns_pixels(
         dataset = their_taskset.dataset
         for label, members in enumerate(sorted(dataset.labels_to_indices.items())):
             expected = torch.stack([dataset[index][0] for index in members[1]])
-            got = ours.images[ours._members[ours._starts[label] :][: len(expected)]]
+            got = ours.x[ours._members[ours._starts[label] :][: len(expected)]]
             got = got if name == "mini-imagenet" and not options else got / 255
             torch.testing.assert_close(got.float(), expected, rtol=0, atol=1e-6)
         (x, y), (their_x, their_y) = ours.sample(), their_taskset.sample()
@@ -91,10 +96,11 @@ def test_benchmarks_hold_learn2learns_pixels(
 
 
 @pytest.mark.usefixtures("user_cache")
-def test_benchmarks_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmarks_are_read_once(tmp_path: Path) -> None:
     make_fc100(tmp_path)
     first = get_tasksets("fc100", root=tmp_path).train.episode(0, shots=1, queries=1)
-    monkeypatch.setattr(loaders, "learn2learn", None)  # not asked again
+    for path in tmp_path.glob("*.pickle"):
+        path.unlink()
     again = get_tasksets("fc100", root=tmp_path).train.episode(0, shots=1, queries=1)
     assert torch.equal(first.support, again.support)
 
@@ -119,7 +125,7 @@ def test_damaged_data(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="could not read it") as raised:
         get_tasksets(name, root=tmp_path)
     assert "\n" not in str(raised.value)
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 @pytest.mark.usefixtures("user_cache")
@@ -127,13 +133,13 @@ def test_wrong_benchmarks(tmp_path: Path) -> None:
     make_fc100(tmp_path)
     defaults: dict[str, Any] = {"name": "fc100", "root": tmp_path}
     for options, message in (
-        ({"name": "omniglott"}, "got 'omniglott'"),
+        ({"name": "omniglott"}, "unknown taskset: 'omniglott'; did you mean omniglot"),
         ({"data_augmentation": "normalize"}, "fc100 takes no data_augmentation"),
         ({"name": "mini-imagenet", "data_augmentation": "lee2019"}, "random"),
         ({"name": "tiered-imagenet", "data_augmentation": "x"}, "None or 'normalize'"),
         ({"split_seed": -1}, "split_seed"),
         ({"train_ways": 8}, "fc100/train has 7 classes, got ways=8"),
-        ({"test_samples": 13}, "fc100/validation has 12 images a class, got 13"),
+        ({"test_samples": 13}, "fc100/validation has 12 samples per class, got 13"),
         ({"device": "cuda:99"}, "try 'cpu'"),
         ({"device": "abacus"}, "try 'cpu'"),
         ({"root": tmp_path / "FC100_train.pickle"}, "got a file"),
@@ -161,54 +167,33 @@ def test_manifest(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def layout() -> Any:
-    if not (SHARED / "omniglot" / "omniglot_105.npz").exists():
-        pytest.skip("the real Omniglot is not in ../shared/data")
-    return layout_module()
-
-
-def layout_module() -> Any:
-    spec = importlib.util.spec_from_file_location("layout", SHARED / "layout.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def omniglot_root(layout: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first 26 and 17 characters of the real Omniglot, laid out as learn2learn reads them."""
+def omniglot_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some characters of the real Omniglot, laid out as learn2learn reads them."""
     root = tmp_path_factory.mktemp("omniglot")
-    every = layout.omniglot_images
-    layout.omniglot_images = lambda part: itertools.islice(every(part), SOME_OMNIGLOT[part])
-    try:
-        layout.lay_out_omniglot(root)
-    finally:
-        layout.omniglot_images = every
+    lay_out_some_omniglot(root)
     return root
 
 
-SOME_OMNIGLOT = {"images_background": 26, "images_evaluation": 17}
+def some_omniglot(
+    root: Path, split_seed: int = 0, characters: dict[str, int] = SOME_OMNIGLOT, drawings: int = 20
+) -> BenchmarkTasksets:
+    """What ``get_tasksets("omniglot")`` gives, of fewer characters."""
+    images = functools.partial(read, "omniglot", omniglot_loader(characters, drawings))
+    benchmark = ImageBenchmark(name="omniglot", summary="", read=images, split=(25, 8), rotations="class")
+    return BenchmarkTasksets(*benchmark(root=root, split_seed=split_seed))
 
 
-@pytest.fixture
-def _some_omniglot(monkeypatch: pytest.MonkeyPatch, user_cache: Path) -> Iterator[None]:
-    monkeypatch.setattr(loaders, "_OMNIGLOT_PARTS", SOME_OMNIGLOT)
-    monkeypatch.setattr(benchmarks, "_OMNIGLOT_SPLIT", (25, 8))
-    yield
-
-
-@pytest.mark.usefixtures("_some_omniglot")
-def test_omniglot_holds_learn2learns_pixels(layout: Any, omniglot_root: Path) -> None:
+@pytest.mark.usefixtures("user_cache")
+def test_omniglot_holds_learn2learns_pixels(omniglot_root: Path) -> None:
     from PIL.Image import Resampling
     from torchvision import transforms
 
-    tasksets = get_tasksets("omniglot", root=omniglot_root)
+    tasksets = some_omniglot(omniglot_root)
     steps = [transforms.Resize(28, interpolation=Resampling.LANCZOS), transforms.ToTensor(), lambda x: 1.0 - x]
-    with layout.offline_omniglot(omniglot_root):
+    with layout_module().offline_omniglot(omniglot_root):
         theirs = learn2learn().vision.datasets.FullOmniglot(str(omniglot_root), transform=transforms.Compose(steps))
     expected = torch.stack([theirs[index][0] for index in range(len(theirs))])
-    images = tasksets.train.images / 255
+    images = tasksets.train.x / 255
     assert images.shape == expected.shape == (43 * 20, 1, 28, 28)
     order, their_order = (np.lexsort(x.reshape(len(x), -1).numpy().T) for x in (images, expected))
     torch.testing.assert_close(images[order], expected[their_order], rtol=0, atol=1e-6)
@@ -219,20 +204,10 @@ def test_omniglot_holds_learn2learns_pixels(layout: Any, omniglot_root: Path) ->
     assert images.mean() < 0.3, "ink is 1 and paper 0"
 
 
-def seed_everything(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.manual_seed(seed)
-
-
-def global_states() -> list[Any]:
-    return [random.getstate(), np.random.get_state(legacy=False)["state"]["pos"], torch.get_rng_state().tolist()]  # noqa: NPY002
-
-
-@pytest.mark.usefixtures("_some_omniglot")
+@pytest.mark.usefixtures("user_cache")
 def test_omniglot_split_is_pinned_by_its_seed(omniglot_root: Path) -> None:
     def split(split_seed: int) -> list[list[str] | None]:
-        return [taskset.class_names for taskset in get_tasksets("omniglot", root=omniglot_root, split_seed=split_seed)]
+        return [taskset.class_names for taskset in some_omniglot(omniglot_root, split_seed)]
 
     seed_everything(0)
     first = split(0)
@@ -243,31 +218,28 @@ def test_omniglot_split_is_pinned_by_its_seed(omniglot_root: Path) -> None:
     assert split(1) != first
     names = [name for part in first for name in part or []]
     assert [len(part or []) for part in first] == [25, 8, 10] and len(set(names)) == 43
-    assert get_tasksets("omniglot", root=omniglot_root).test.rotations == "class"
+    assert some_omniglot(omniglot_root).test.rotations == "class"
 
 
-@pytest.mark.usefixtures("_some_omniglot")
+@pytest.mark.usefixtures("user_cache")
 def test_omniglot_does_not_depend_on_the_order_of_the_file_system(
     omniglot_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torchvision.datasets import omniglot
 
-    first = get_tasksets("omniglot", root=omniglot_root).train
+    first = some_omniglot(omniglot_root).train
     (tmp_path / "omniglot-py").symlink_to(omniglot_root / "omniglot-py")
     for lister in ("list_dir", "list_files"):
         original = getattr(omniglot, lister)
         monkeypatch.setattr(omniglot, lister, lambda *a, list_=original, **k: sorted(list_(*a, **k), reverse=True))
-    again = get_tasksets("omniglot", root=tmp_path).train
-    assert first.class_names == again.class_names and torch.equal(first.images, again.images)
+    again = some_omniglot(tmp_path).train
+    assert first.class_names == again.class_names and torch.equal(first.x, again.x)
 
 
-@pytest.mark.usefixtures("_some_omniglot")
-def test_incomplete_omniglot(omniglot_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("user_cache")
+def test_incomplete_omniglot(omniglot_root: Path, tmp_path: Path) -> None:
     (tmp_path / "omniglot-py").symlink_to(omniglot_root / "omniglot-py")
-    monkeypatch.setitem(loaders._OMNIGLOT_PARTS, "images_background", 964)
     with pytest.raises(InputError, match="has 26 characters, not 964"):
         get_tasksets("omniglot", root=tmp_path)
-    monkeypatch.setitem(loaders._OMNIGLOT_PARTS, "images_background", 26)
-    monkeypatch.setattr(loaders, "_DRAWINGS", 21)
     with pytest.raises(InputError, match="has 20 drawings, not 21"):
-        get_tasksets("omniglot", root=tmp_path)
+        some_omniglot(tmp_path, drawings=21)

@@ -9,13 +9,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 
-from l2l_hyper.tasks import cache
-from l2l_hyper.tasks.cache import Contents, ImageSet, stored
+from l2l_hyper.data.cache import Contents, ImageSet, stored
 
 
 def tiny_contents() -> Contents:
@@ -86,12 +84,15 @@ def test_damaged_cache_is_rebuilt(damage: Any, tmp_path: Path, caplog: pytest.Lo
 def test_only_a_file_that_was_touched_is_read_again(tmp_path: Path) -> None:
     open_tiny(tmp_path)
     data = tmp_path / "tiny-v2.npy"
-    with patch.object(cache, "_checksum", side_effect=cache._checksum) as checksum:
-        assert not open_tiny(tmp_path)[1]
-        assert not checksum.called
-        data.write_bytes(data.read_bytes())  # at once: a file system's clock need not have moved on
-        assert not open_tiny(tmp_path)[1]
-        assert checksum.call_count == 1
+    status = data.stat()
+    data.write_bytes(data.read_bytes())  # at once: a file system's clock need not have moved on
+    assert data.stat().st_mtime_ns > status.st_mtime_ns
+    assert not open_tiny(tmp_path)[1], "touched, and still right"
+    flip(data, 40_000)
+    os.utime(data, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert not open_tiny(tmp_path)[1], "the same size and time: not read to open it"
+    os.utime(data)
+    assert open_tiny(tmp_path)[1], "touched, and damaged"
 
 
 def test_cache_follows_the_data_it_was_made_from(tmp_path: Path) -> None:

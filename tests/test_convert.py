@@ -12,17 +12,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers_data import (
+    CLASSES,
+    EACH,
+    InMemory,
+    Recognizer,
+    global_states,
+    lay_out_some_omniglot,
+    same_distribution,
+    seed_everything,
+    small_images,
+    statistics,
+)
+from helpers_data import theirs as usual
 from ondisk import SMALL
 from scipy import stats
-from test_benchmarks import _no_network, global_states, layout, omniglot_root, seed_everything, user_cache  # noqa: F401
-from test_tasks import CLASSES, EACH, InMemory, Recognizer, same_distribution, small_images, statistics
-from test_tasks import theirs as usual
 from torch import Tensor
 from torchvision import transforms
 
 from l2l_hyper._learn2learn import learn2learn
+from l2l_hyper.bridge import convert
+from l2l_hyper.bridge.learn2learn_taskset import Learn2learnTaskset
+from l2l_hyper.data import TensorTaskset, get_tasksets
 from l2l_hyper.errors import InputError
-from l2l_hyper.tasks import SampledTaskset, TensorTaskset, convert, get_tasksets
 
 l2l = learn2learn()
 kinds = l2l.data.transforms
@@ -106,7 +118,7 @@ def test_datasets_of_unequal_classes() -> None:
     dataset = meta(np.arange(4).repeat([20, 30, 5, 53]).tolist())
     tasks = convert(dataset, ways=4, samples=5)
     assert_same_images(tasks, dataset)
-    with pytest.raises(InputError, match="has 5 images a class, got 6"):
+    with pytest.raises(InputError, match="has 5 samples per class, got 6"):
         convert(dataset, ways=4, samples=6)
 
 
@@ -254,7 +266,7 @@ def test_values_of_pixels(transform: Any, images: Any) -> None:
     dataset = meta(transform=transform, images=images)
     tasks = convert(dataset, ways=2, samples=2)
     assert_same_images(tasks, dataset)
-    assert isinstance(tasks, TensorTaskset) and tasks.images.dtype == torch.uint8
+    assert isinstance(tasks, TensorTaskset) and tasks.x.dtype == torch.uint8
     assert tasks.sample()[0].dtype == torch.float32
 
 
@@ -278,7 +290,7 @@ def test_images_that_are_left_as_they_are(options: dict[str, Any], reason: str) 
     with pytest.warns(UserWarning, match=f"{reason}.*one at a time") as warned:
         tasks = convert(meta(**options), ways=3, samples=4)
     assert len(warned) == 1 and warned[0].filename == __file__
-    assert isinstance(tasks, SampledTaskset) and (tasks.ways, tasks.samples) == (3, 4)
+    assert isinstance(tasks, Learn2learnTaskset) and (tasks.ways, tasks.samples) == (3, 4)
     assert torch.equal(tasks.episode(5, shots=1, queries=3).query, tasks.batch([4, 5], shots=1, queries=3).query[1:])
 
 
@@ -302,7 +314,7 @@ def test_a_transform_that_cannot_be_vectorised_is_applied_as_it_is() -> None:
     with pytest.warns(UserWarning, match="task transform darken cannot be vectorised: .* slower") as warned:
         tasks = convert(taskset, seed=3, name="dark")
     assert len(warned) == 1
-    assert isinstance(tasks, SampledTaskset) and (tasks.ways, tasks.samples) == (3, 4)
+    assert isinstance(tasks, Learn2learnTaskset) and (tasks.ways, tasks.samples) == (3, 4)
     assert len(tasks) == 1 and tasks.sample()[0].max() <= 0.5 and tasks[0][0].max() <= 0.5
     assert next(iter(tasks))[1].shape == (12,)
 
@@ -355,7 +367,7 @@ def test_tasksets_that_are_left_as_they_are(steps: Any, reason: str) -> None:
     taskset = chain(meta(), *steps)
     with pytest.warns(UserWarning, match=reason):
         tasks = convert(taskset)
-    assert isinstance(tasks, SampledTaskset) and tasks.taskset is taskset
+    assert isinstance(tasks, Learn2learnTaskset) and tasks.taskset is taskset
 
 
 def test_more_tasksets_that_are_left_as_they_are() -> None:
@@ -388,7 +400,7 @@ def test_more_tasksets_that_are_left_as_they_are() -> None:
                 with pytest.raises(InputError, match="two tensors"):
                     convert(taskset)
             else:
-                assert isinstance(convert(taskset), SampledTaskset)
+                assert isinstance(convert(taskset), Learn2learnTaskset)
         assert len(caught) == 1 and reason in str(caught[0].message)
 
 
@@ -400,7 +412,7 @@ def test_wrong_sources() -> None:
         (lambda: convert(meta(), ways=3), "got ways=3, samples=None"),
         (lambda: convert(taskset, ways=3), "leave them out"),
         (lambda: convert(meta(), ways=13, samples=4), "12 classes, got ways=13"),
-        (lambda: convert(meta(), ways=3, samples=10), "9 images a class, got 10"),
+        (lambda: convert(meta(), ways=3, samples=10), "9 samples per class, got 10"),
         (lambda: convert(chain(meta(), fused(filter_labels=[1, 2, 99]), *CHAINS["fused"][1:])), "empty classes"),
         (lambda: convert(l2l.data.FilteredMetaDataset(meta(), []), ways=1, samples=1), "classes with images, got none"),
     ):
@@ -431,7 +443,7 @@ def test_wrong_tasks() -> None:
         {"shots": 2, "queries": 3},
         {"shots": 1, "queries": 1, "ways": 4},
     ):
-        with pytest.raises(InputError, match="expected ways=3 and up to 4 shots and queries a class"):
+        with pytest.raises(InputError, match="expected ways=3 and up to 4 shots and queries per class"):
             sampled.batch([0], **wrong)
     with pytest.raises(InputError, match="non-negative episode numbers"):
         sampled.batch([], shots=1, queries=1)
@@ -453,11 +465,13 @@ def test_tasks_of_changing_size() -> None:
         tasks.episode(0, shots=1, queries=0)
 
 
-@pytest.mark.usefixtures("user_cache")
 @pytest.mark.parametrize(
     ("name", "options"), [*((name, {}) for name in SMALL), ("mini-imagenet", {"data_augmentation": "normalize"})]
 )
-def test_learn2learns_benchmarks(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+def test_learn2learns_benchmarks(
+    name: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
     SMALL[name](tmp_path)
     tasksets = l2l.vision.benchmarks.get_tasksets(name, test_samples=3, root=str(tmp_path), **options)
     for ours, theirs, classes in zip(get_tasksets(name, root=tmp_path, **options), tasksets, (7, 5, 6), strict=True):
@@ -473,9 +487,9 @@ def test_learn2learns_benchmarks(name: str, options: dict[str, Any], tmp_path: P
         assert all(image.numpy().tobytes() in known for image in x.mul(1e3).round())
 
 
-def test_learn2learns_omniglot(layout: Any, omniglot_root: Path) -> None:  # noqa: F811
-    with layout.offline_omniglot(omniglot_root):
-        tasksets = l2l.vision.benchmarks.get_tasksets("omniglot", 3, 2, root=str(omniglot_root))
+def test_learn2learns_omniglot(tmp_path: Path) -> None:
+    with lay_out_some_omniglot(tmp_path).offline_omniglot(tmp_path):
+        tasksets = l2l.vision.benchmarks.get_tasksets("omniglot", 3, 2, root=str(tmp_path))
     whole = tasksets.train.task_transforms[0].dataset
     ours = convert(tasksets.train)
     # The transforms of learn2learn's Omniglot hold all the classes, and so do its tasks.

@@ -16,17 +16,17 @@ from typing import Any
 
 import pytest
 import torch
-from test_engine import Killed, kill_at, train, without_times
+from helpers_training import Doubled, Killed, Poisoned, kill_at, train, without_times
 
 from l2l_hyper import InputError
-from l2l_hyper.compare.cli import main
-from l2l_hyper.compare.records import read_records
-from l2l_hyper.engine import Experiment, Run
-from l2l_hyper.engine import training as training_module
-from l2l_hyper.engine.distributed import is_first, process_group, rank, seed_each, share
+from l2l_hyper.cli import main
+from l2l_hyper.data import get_tasksets
+from l2l_hyper.experiment.config import Experiment, Run
+from l2l_hyper.experiment.distributed import is_first, process_group, rank, seed_each, share
+from l2l_hyper.experiment.records import read_records
 
 EXPERIMENT = Experiment(
-    tasksets="glyphs",
+    tasksets="helpers_training:doubled",
     ways=3,
     queries=2,
     iterations=6,
@@ -34,12 +34,12 @@ EXPERIMENT = Experiment(
     validate_every=2,
     validation_episodes=5,
     test_episodes=7,
-    hidden=4,
+    channels=4,
 )
 OPTIONS = {
     "hyper-adapter": {"width": 16, "blocks": 1},
     "maml": {},
-    "maml, batched": {"implementation": "batched"},
+    "maml, learn2learn": {"implementation": "learn2learn"},
     "protonet": {},
 }
 # A bias ahead of a normalization has no effect: its gradient is rounding, which Adam multiplies by up to lr / 1e-8.
@@ -95,16 +95,11 @@ def work(folder: Path) -> None:
             if not is_first():
                 patch.setattr(time, "perf_counter", lambda: 0.0)
             seen["by the clock"] = train(BY_CLOCK, folder / "clock", test=False)
-        real = training_module.losses_and_accuracies
-
-        def poisoned(method, episodes):
-            if not is_first():
-                episodes.support[0, 0] = torch.nan
-            return real(method, episodes)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(training_module, "losses_and_accuracies", poisoned)
-            seen["not finite"] = error_of(RUNS["protonet"], folder / "poisoned")
+        training, validation, tested = map(Doubled, get_tasksets("glyphs"))
+        poisoned = [Poisoned(training, 1), validation, tested]
+        with pytest.raises(InputError) as error:
+            train(RUNS["protonet"], folder / "poisoned", tasksets=poisoned)
+        seen["not finite"] = str(error.value)
         torch.save(seen, folder / f"seen-{rank()}.pt")
         sys.argv = ["l2l_hyper", *compare(folder / "compared")]
         runpy.run_module("l2l_hyper", run_name="__main__", alter_sys=True)  # as `torchrun -m l2l_hyper` does
@@ -112,10 +107,11 @@ def work(folder: Path) -> None:
 
 def compare(out: Path) -> list[str]:
     values = {
+        "tasksets": "helpers_training:doubled",
         "methods": "protonet",
         "ways": 3,
         "queries": 2,
-        "hidden": 4,
+        "channels": 4,
         "meta-batch": 3,
         "validate-every": 10,
         "validation-episodes": 5,
@@ -193,8 +189,11 @@ def checkpoint(folder: Path, run: Run) -> dict[str, Any]:
     return torch.load(folder / "checkpoints" / f"{run.name}.pt")
 
 
-def measured(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in without_times(record).items() if name != "processes"}
+def measured(result: dict[str, Any]) -> dict[str, Any]:
+    values = {name: value for name, value in without_times(result).items() if name != "processes"}
+    for point in values["training"]:
+        point["score"] = round(point["score"], 4)  # summed in float32, as accuracies are
+    return values
 
 
 @pytest.mark.parametrize("name", list(RUNS))
@@ -207,8 +206,6 @@ def test_two_processes_come_to_what_one_does(two: Two, tmp_path: Path, name: str
         assert largest_difference(mine[part], theirs[part]) <= 1e-10
     assert measured(first[name]) == measured(second[name])
     alone, shared = measured(alone), measured(first[name])
-    for point in (*alone["training"], *shared["training"]):
-        point["accuracy"] = round(point["accuracy"], 4)  # summed in float32, as accuracies are
     assert largest_difference(alone, shared) <= 1e-10
 
 
@@ -238,13 +235,13 @@ def test_all_processes_tell_the_same_error(two: Two) -> None:
         "running": "normalization 'running' averages over tasks in the order in which one process meets them, got 2",
         "too few": "meta_batch must be at least the number of processes, 2, got 1",
         "damaged": "got a damaged file",
-        "not finite": "got nan at iteration 0 (the images of episode 1 of the batch are not finite)",
+        "not finite": "got nan at iteration 0 (the samples of episode 1 of the batch are not finite)",
     }.items():
         assert message in first[name] and first[name] == second[name]
 
 
 def test_shares_are_all_the_indices_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    from l2l_hyper.engine import distributed
+    from l2l_hyper.experiment import distributed
 
     for processes, count in itertools.product((1, 2, 3, 8), (0, 1, 7, 16)):
         monkeypatch.setattr(distributed, "world_size", lambda processes=processes: processes)
@@ -273,10 +270,10 @@ def test_a_killed_process_ends_the_run_which_then_goes_on(
         with pytest.raises(SystemExit) as exit:
             main(compare(folder))
         assert not exit.value.code
-    resumed, whole = (read_records(folder)[0].measured for folder in (out, tmp_path))
-    assert resumed["iterations"] == 60
-    for part in ("losses", "accuracies", "manifest"):
-        assert largest_difference(resumed[part], whole[part]) <= 1e-10
+    resumed, whole = (read_records(folder)[0].result for folder in (out, tmp_path))
+    assert resumed.iterations == 60
+    for part in ("losses", "scores", "manifest"):
+        assert largest_difference(getattr(resumed, part), getattr(whole, part)) <= 1e-10
 
 
 if __name__ == "__main__":

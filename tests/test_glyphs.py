@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 
-from l2l_hyper.tasks import BenchmarkTasksets, get_tasksets
-from l2l_hyper.tasks.glyphs import draw_glyphs
+from l2l_hyper.data import BenchmarkTasksets, get_tasksets
+from l2l_hyper.data.glyphs import draw_glyphs
 
 
 @pytest.fixture(scope="module")
-def tasksets(tmp_path_factory: pytest.TempPathFactory) -> BenchmarkTasksets:
-    """Drawn once for these tests, by the path a user takes, into a cache folder of their own."""
+def tasksets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BenchmarkTasksets]:
+    """Drawn once for these tests, as a user does, into a cache folder of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         get_tasksets("glyphs", root="/nowhere")
-        patch.setattr("l2l_hyper.tasks.glyphs.draw_glyphs", None)  # the second time they come from the cache
-        return get_tasksets("glyphs", root="/nowhere")
+        patch.setattr("l2l_hyper.data.glyphs.draw_glyphs", None)  # the second time they come from the cache
+        yield get_tasksets("glyphs", root="/nowhere")
 
 
 @pytest.fixture(scope="module")
 def images(tasksets: BenchmarkTasksets) -> torch.Tensor:
     """All the images, with shape (classes, 20, 28, 28)."""
-    return tasksets.train.images.view(-1, 20, 28, 28)
+    return tasksets.train.x.view(-1, 20, 28, 28)
 
 
 def test_counts(tasksets: BenchmarkTasksets, images: torch.Tensor) -> None:
@@ -81,14 +81,12 @@ def test_the_same_images_come_out_again(images: torch.Tensor) -> None:
         assert np.array_equal(drawn[:, 0], kept.numpy())
 
 
-def test_split_is_pinned_by_its_seed(tasksets: BenchmarkTasksets, tmp_path: Path) -> None:
-    # The class names alone decide, so an equal number of classes of anything else is split equally.
-    from l2l_hyper.tasks.benchmarks import _split
-    from l2l_hyper.tasks.cache import ImageSet
-
-    image_set = ImageSet(tasksets.train.images, [], [np.arange(0)] * 342)
-    first, again, other = (_split("glyphs", image_set, seed) for seed in (0, 0, 1))
+def test_split_is_pinned_by_its_seed(tasksets: BenchmarkTasksets) -> None:
+    first, again, other = (
+        [taskset.class_names for taskset in get_tasksets("glyphs", split_seed=seed)] for seed in (0, 0, 1)
+    )
     assert first == again != other
+    assert first == [taskset.class_names for taskset in tasksets]
 
 
 def test_raw_pixels_do_not_solve_it(tasksets: BenchmarkTasksets) -> None:

@@ -1,4 +1,4 @@
-"""Targets, encoders, generators, starts and their initialization."""
+"""Targets, encoders, generators and their initialization."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, vmap
-from torch.nn import functional as F
 
 from l2l_hyper import HyperNetwork, InputError
 from l2l_hyper.hypernet import (
-    STARTS,
     Chunked,
-    ClassAttention,
     DeepSets,
     FeatureWise,
     Full,
@@ -21,7 +18,6 @@ from l2l_hyper.hypernet import (
     Mean,
     SetAttention,
     Sum,
-    Support,
     Target,
 )
 
@@ -76,21 +72,6 @@ def test_set_encoders_ignore_the_order_of_samples(encoder: nn.Module) -> None:
     torch.testing.assert_close(encoder(x[:, torch.randperm(7)]), z)
     torch.testing.assert_close(torch.stack([encoder(one) for one in x]), z)
     assert not torch.allclose(encoder(x + torch.randn_like(x)), z)
-
-
-def test_class_attention_is_equivariant_to_classes_and_invariant_to_samples() -> None:
-    encoder = ClassAttention(3, 6, width=16).double()
-    nn.init.normal_(encoder.label_bias)
-    rows, samples = torch.randn(2, 4, 3, dtype=torch.double), torch.randn(2, 9, 6, dtype=torch.double)
-    targets = F.one_hot(torch.arange(9) % 4, 4).double().expand(2, -1, -1)
-    predictions = torch.rand(2, 9, 4, dtype=torch.double)
-    z = encoder(rows, samples, targets, predictions)
-    classes, order = torch.randperm(4), torch.randperm(9)
-    moved = encoder(
-        rows[:, classes], samples[:, order], targets[:, order][..., classes], predictions[:, order][..., classes]
-    )
-    torch.testing.assert_close(moved, z[:, classes])
-    assert not torch.allclose(z[:, 0], z[:, 1])
 
 
 def test_given_checks_its_description() -> None:
@@ -173,130 +154,3 @@ def test_generators_reject_what_they_cannot_do() -> None:
     ):
         with pytest.raises(InputError, match="must be"):
             bad()
-
-
-# Starts
-
-
-def support_of(tasks: int = 3, ways: int = 4, shots: int = 3, features: int = 6) -> Support:
-    h = torch.randn(tasks, ways * shots, features, dtype=torch.double, requires_grad=True)
-    targets = F.one_hot(torch.arange(ways).repeat_interleave(shots), ways).double().expand(tasks, -1, -1)
-    weights = {
-        "weight": torch.randn(tasks, ways, features, dtype=torch.double, requires_grad=True),
-        "bias": torch.randn(tasks, ways, dtype=torch.double, requires_grad=True),
-    }
-    outputs = h @ weights["weight"].transpose(1, 2) + weights["bias"].unsqueeze(1)
-    return Support(h, targets, outputs, (outputs.softmax(-1) - targets) / outputs.shape[1], weights)
-
-
-def start(name: str, features: int = 6) -> nn.Module:
-    return STARTS[name](("weight", "bias"), features, 0.3).double()
-
-
-def squared_distances(support: Support, query: torch.Tensor) -> torch.Tensor:
-    """Prototypical Networks by loops."""
-    outputs = torch.empty(len(query), query.shape[1], support.targets.shape[-1], dtype=query.dtype)
-    for t in range(len(query)):
-        for c in range(support.targets.shape[-1]):
-            members = [support.features[t, n] for n in range(support.targets.shape[1]) if support.targets[t, n, c] == 1]
-            prototype = sum(members) / len(members)
-            outputs[t, :, c] = (query[t] - prototype).square().sum(-1)
-    return outputs
-
-
-def log_probabilities(weights: dict[str, torch.Tensor], query: torch.Tensor) -> torch.Tensor:
-    return (query @ weights["weight"].transpose(1, 2) + weights["bias"].unsqueeze(1)).log_softmax(-1)
-
-
-def test_prototype_start_is_a_prototypical_network_in_value_and_gradient() -> None:
-    support, query = support_of(), torch.randn(3, 5, 6, dtype=torch.double)
-    ours = log_probabilities(start("prototype")(support), query)
-    theirs = (-squared_distances(support, query)).log_softmax(-1)
-    torch.testing.assert_close(ours, theirs)
-    weight = torch.randn_like(ours)
-    (a,), (b,) = (torch.autograd.grad((x * weight).sum(), support.features) for x in (ours, theirs))
-    torch.testing.assert_close(a, b)
-
-
-def test_gaussian_start_with_isotropic_covariances_gives_back_the_prototype_start() -> None:
-    support = support_of(shots=3)
-    gaussian = start("gaussian")
-    nn.init.constant_(gaussian.log_ratio, torch.inf)
-    nn.init.constant_(gaussian.log_precision, torch.log(torch.tensor(4 / 3)).item())  # undoes K / (K + 1)
-    ours, theirs = gaussian(support), start("prototype")(support)
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-6, atol=1e-6)
-
-
-def test_gaussian_start_is_the_bayes_classifier() -> None:
-    """Posterior predictive densities by scipy-free Gaussian algebra, one dimension after the other."""
-    support, query = support_of(shots=2), torch.randn(3, 5, 6, dtype=torch.double)
-    gaussian = start("gaussian")
-    for p in gaussian.parameters():
-        nn.init.normal_(p)
-    within = (-gaussian.log_precision).exp()
-    between = within * gaussian.log_ratio.exp()
-    expected = torch.zeros(3, 5, 4, dtype=torch.double)
-    means, _ = support.class_means()
-    for c in range(4):
-        posterior_variance = 1 / (1 / between + 2 / within)
-        posterior_mean = posterior_variance * (gaussian.mean / between + 2 * means[:, c] / within)
-        normal = torch.distributions.Normal(posterior_mean.unsqueeze(1), (posterior_variance + within).sqrt())
-        expected[..., c] = 2 * normal.log_prob(query).sum(-1)
-    torch.testing.assert_close(log_probabilities(gaussian(support), query), expected.log_softmax(-1))
-
-
-@pytest.mark.parametrize("shots", [1, 4])
-def test_ridge_start_solves_the_ridge_problem(shots: int) -> None:
-    """Both forms (fewer and more samples than features) against least squares on an augmented system."""
-    support = support_of(shots=shots)
-    ridge = start("ridge")
-    nn.init.constant_(ridge.log_penalty, 0.7)
-    nn.init.constant_(ridge.log_scale, 0.4)
-    weights = ridge(support)
-    for t in range(3):
-        h = torch.cat([support.features[t], torch.ones(len(support.features[t]), 1, dtype=torch.double)], 1)
-        stacked = torch.cat([h, (0.5 * ridge.log_penalty).exp() * torch.eye(7, dtype=torch.double)])
-        wanted = torch.cat([support.targets[t], torch.zeros(7, 4, dtype=torch.double)])
-        solution = ridge.log_scale.exp() * torch.linalg.lstsq(stacked, wanted).solution
-        torch.testing.assert_close(weights["weight"][t], solution[:-1].T)
-        torch.testing.assert_close(weights["bias"][t], solution[-1])
-
-
-def test_gradient_start_is_one_step_of_gradient_descent() -> None:
-    support = support_of()
-    weights = start("gradient")(support)
-    for t in range(3):
-        w, b = (support.weights[n][t].detach().requires_grad_() for n in ("weight", "bias"))
-        labels = support.targets[t].argmax(-1)
-        gw, gb = torch.autograd.grad(F.cross_entropy(support.features[t] @ w.T + b, labels), (w, b))
-        torch.testing.assert_close(weights["weight"][t], w - 0.3 * gw)
-        torch.testing.assert_close(weights["bias"][t], b - 0.3 * gb)
-
-
-def test_base_start_leaves_the_weights() -> None:
-    support = support_of()
-    assert start("base")(support) == support.weights
-
-
-@pytest.mark.parametrize("name", ["prototype", "gaussian"])
-def test_class_starts_refuse_values(name: str) -> None:
-    support = support_of()
-    values = Support(
-        support.features, support.targets, support.outputs, support.delta, support.weights, classification=False
-    )
-    with pytest.raises(InputError, match="try start='ridge'"):
-        start(name)(values)
-
-
-def test_more_features_do_not_make_an_untrained_gaussian_start_more_certain() -> None:
-    def loss(features: int) -> torch.Tensor:
-        """On queries that have nothing to do with the classes, where being certain is costly."""
-        torch.manual_seed(0)
-        samples, queries = torch.randn(2, 100, 5, features).relu()
-        support = Support(samples, torch.eye(5).expand(100, 5, 5), *(torch.zeros(100, 5, 5),) * 2, {})
-        weight, bias = STARTS["gaussian"](("weight", "bias"), features, 0.1).last_layer(support)
-        logits = torch.baddbmm(bias.unsqueeze(-2), queries, weight.mT)
-        return F.cross_entropy(logits.flatten(0, 1), torch.arange(5).repeat(100))
-
-    assert loss(800) < loss(64)

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers_training import train
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from l2l_hyper import HyperAdapter, InputError
-from l2l_hyper.engine import Experiment, Run, train_and_test
-from l2l_hyper.nn import TaskNorm
+from l2l_hyper.experiment.config import Experiment, Run
+from l2l_hyper.functional import EpisodicBatchNorm
 
 
 class Convolutions(TorchDispatchMode):
@@ -54,10 +55,12 @@ def loss(learner: HyperAdapter, count: int, *, mixed: bool) -> tuple[Tensor, dic
 
 
 @pytest.mark.parametrize("count", [1, 4])
-@pytest.mark.parametrize("start", ["gaussian", "prototype", "ridge", "gradient"])
+@pytest.mark.parametrize("base_learner", ["gaussian", "prototype", "ridge", "gradient"])
 @pytest.mark.parametrize("generate", [(), "*"])
-def test_the_network_is_in_bfloat16_and_the_generated_weights_are_not(start: str, generate: Any, count: int) -> None:
-    learner = HyperAdapter(network(), lr=0.1, start=start, generate=generate, normalization="support")
+def test_the_network_is_in_bfloat16_and_the_generated_weights_are_not(
+    base_learner: str, generate: Any, count: int
+) -> None:
+    learner = HyperAdapter(network(), lr=0.1, base_learner=base_learner, generate=generate, normalization="support")
     exact, _, _ = loss(learner, count, mixed=False)
     mixed, weights, types = loss(learner, count, mixed=True)
     assert types == {torch.bfloat16}
@@ -75,9 +78,9 @@ def test_the_network_is_in_bfloat16_and_the_generated_weights_are_not(start: str
 
 def test_statistics_of_bfloat16_are_those_of_float32() -> None:
     x = (100 + torch.randn(200, 3)).bfloat16()  # whose squares bfloat16 could not tell apart
-    y = TaskNorm(3)(x)
+    y = EpisodicBatchNorm(3)(x)
     assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y, TaskNorm(3)(x.float()).bfloat16())
+    torch.testing.assert_close(y, EpisodicBatchNorm(3)(x.float()).bfloat16())
 
 
 def test_training_in_bfloat16(tmp_path: Path) -> None:
@@ -88,17 +91,15 @@ def test_training_in_bfloat16(tmp_path: Path) -> None:
         meta_batch=4,
         validation_episodes=4,
         test_episodes=4,
-        hidden=8,
+        channels=8,
     )
     losses = [
-        train_and_test(
-            Run(experiment=replace(experiment, precision=precision), method="hyper-adapter"),
-            folder=tmp_path / precision,
-            data_root=tmp_path,
-        )["losses"]
+        train(Run(experiment=replace(experiment, precision=precision), method="hyper-adapter"), tmp_path / precision)[
+            "losses"
+        ]
         for precision in ("float32", "bfloat16")
     ]
     assert losses[0] != losses[1]
     torch.testing.assert_close(torch.tensor(losses[1]), torch.tensor(losses[0]), rtol=0.1, atol=0.05)
-    with pytest.raises(InputError, match="precision must be one of float32, bfloat16, got 'half'"):
+    with pytest.raises(InputError, match="precision must be 'float32' or 'bfloat16', got 'half'"):
         replace(experiment, precision="half")

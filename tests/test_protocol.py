@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from l2l_hyper import HyperAdapter, HyperSGD, InputError
 from l2l_hyper._learn2learn import learn2learn
-from l2l_hyper.optim import HyperTransform
+from l2l_hyper.bridge import HyperTransform
 
 l2l = learn2learn()
 
@@ -53,7 +53,7 @@ def data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def gradient_adapter(model: nn.Module, lr: float, *args: Any, **kwargs: Any) -> HyperAdapter:
     """The HyperAdapter that is MAML: one gradient step on every weight, nothing learned besides."""
-    return HyperAdapter(model, lr, *args, start="gradient", generate="*", residual=False, **kwargs)
+    return HyperAdapter(model, lr, *args, base_learner="gradient", generate="*", residual=False, **kwargs)
 
 
 SAME_AS_MAML = [HyperSGD, gradient_adapter]

@@ -11,22 +11,23 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from test_tasks import Recognizer, same_distribution, small_images, small_taskset, statistics
+from helpers_data import Recognizer, same_distribution, small_images, small_taskset, statistics
 
 from l2l_hyper._learn2learn import learn2learn
+from l2l_hyper.bridge import register
+from l2l_hyper.data import TASKSETS, Episodes, TensorTaskset, get_tasksets, list_tasksets, register_tasksets
+from l2l_hyper.data.cache import ImageSet
 from l2l_hyper.errors import InputError
-from l2l_hyper.tasks import TensorTaskset, benchmarks, get_tasksets, list_tasksets, register
-from l2l_hyper.tasks.cache import ImageSet
 
 theirs = learn2learn().vision.benchmarks
 
 
 @pytest.fixture(autouse=True)
 def _registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test registers, and that `glyphs` are a hundred images of noise, is forgotten after it."""
+    """What a test registers is forgotten after it, as is that the glyphs are a hundred images of noise."""
     glyphs = ImageSet(small_images(100), [str(c) for c in range(25)], list(np.arange(100).reshape(25, 4)))
-    monkeypatch.setattr(benchmarks, "glyph_images", lambda: glyphs)
-    with mock.patch.dict(theirs._TASKSETS), mock.patch.dict(benchmarks.REGISTERED):
+    monkeypatch.setattr("l2l_hyper.data.glyphs.glyph_images", lambda: glyphs)
+    with mock.patch.dict(theirs._TASKSETS), mock.patch.dict(TASKSETS._entries):
         yield
 
 
@@ -133,7 +134,27 @@ def test_wrong_makers() -> None:
     register("none", lambda **_: [])
     register("other", lambda **_: [*small()[:2], torch.zeros(3)])
     for name, got in (("two", "got TensorTaskset, TensorTaskset;"), ("none", "got none"), ("other", "Tensor;")):
-        with pytest.raises(InputError, match=f"three TensorTasksets from the maker of '{name}'.*{got}"):
+        with pytest.raises(InputError, match=f"three tasksets of '{name}'.*{got}"):
             theirs.get_tasksets(name)
-    with pytest.raises(InputError, match="cifarfs, two, none, other, got 'three'"):
+    register("mine", lambda: [*small()[:2], Zeros()])
+    assert isinstance(get_tasksets("mine").test, Zeros)
+    with pytest.raises(InputError, match="three TensorTasksets from the maker of 'mine'.*got .*Zeros; .*convert"):
+        theirs.get_tasksets("mine")
+    with pytest.raises(InputError, match="unknown taskset: 'three'"):
         get_tasksets("three")
+
+
+class Zeros:
+    def batch(self, indices: Any, *, shots: int, queries: int, ways: int | None = None, seed: Any = None) -> Episodes:
+        x, y = torch.zeros(2, len(indices), 4, 3)
+        return Episodes(x, y, x, y, None)
+
+
+def test_registered_samples_of_any_kind() -> None:
+    tokens = torch.randint(1000, (40, 7), generator=torch.Generator().manual_seed(0))
+    taskset = TensorTaskset(tokens, torch.arange(10).repeat_interleave(4), ways=3, samples=2)
+    register_tasksets("tokens", [taskset] * 3)
+    register("tokens")
+    x, y = theirs.get_tasksets("tokens").test.sample()
+    assert x.shape == (6, 7) and x.dtype == torch.int64 and sorted(y.tolist()) == [0, 0, 1, 1, 2, 2]
+    assert {tuple(row) for row in x.tolist()} <= {tuple(row) for row in tokens.tolist()}

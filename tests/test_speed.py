@@ -28,7 +28,7 @@ def measurements(speed: dict[str, ModuleType], root: Path) -> list[dict]:
     cells = [
         {"measure": "train", "setting": SETTING, "algorithm": algorithm, "meta_batch": 2, "contender": contender}
         for algorithm, contenders in {
-            "MAML, 1 step": ("learn2learn", "learn2learn, our sampler", "higher", "engine"),
+            "MAML, 1 step": ("learn2learn", "learn2learn, our sampler", "higher", "engine", "engine, kernels"),
             "MAML, 5 steps": ("learn2learn", "engine"),
             "ANIL, 5 steps": ("learn2learn", "engine"),
             "ProtoNet": ("learn2learn", "engine"),
@@ -48,7 +48,7 @@ def measurements(speed: dict[str, ModuleType], root: Path) -> list[dict]:
         {"measure": "breakdown", "setting": SETTING, "algorithm": algorithm, "meta_batch": 2}
         for algorithm in ("HyperAdapter, head", "MAML, 5 steps")
     ]
-    cells += [{"measure": "adapt", "setting": SETTING, "contender": c} for c in ("learn2learn", "engine")]
+    cells += [{"measure": "adapt", "setting": SETTING, "contender": c} for c in ("learn2learn", "engine", "engine, kernels")]
     cells += [{"measure": "generate", "width": 100, "descriptions": n, "contender": "l2l_hyper"} for n in (1, 64)]
     found = []
     for cell in cells:
@@ -71,8 +71,8 @@ def test_everyone_is_measured_and_the_tables_say_so(speed: dict[str, ModuleType]
     table = (tmp_path / "speed.md").read_text()
     for name in speed["cases"].ALGORITHMS:
         assert table.count(f"| {name} ") >= 2
-    assert "drawing 32 episodes" in table and "ms an episode" in table
-    assert "GFLOP/s" in table and "million a second" in table and (tmp_path / "speed.png").stat().st_size > 1000
+    assert "drawing 32 episodes" in table and "ms per episode" in table
+    assert "GFLOP/s" in table and "million per second" in table and (tmp_path / "speed.png").stat().st_size > 1000
 
 
 def test_numbers_are_those_of_the_measurements(speed: dict[str, ModuleType]) -> None:
@@ -89,7 +89,7 @@ def test_numbers_are_those_of_the_measurements(speed: dict[str, ModuleType]) -> 
     assert math.isnan(tables.an_episode(cells, setting=SETTING, algorithm="ProtoNet"))
     (row,) = tables.ratios(cells)
     assert row["what"].startswith(f"{SETTING}: HyperAdapter, head / MAML, 1 step") and row["engine"] == "14×"
-    assert row["engine, 2 processes"] == ""
+    assert row["engine, kernels, 2 processes"] == ""
 
 
 def test_a_loop_of_a_script_trains_what_it_should(speed: dict[str, ModuleType], tmp_path: Path) -> None:

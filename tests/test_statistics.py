@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from l2l_hyper.compare.statistics import (
+from l2l_hyper.report.statistics import (
     episode_interval,
+    hierarchical_bootstrap,
     holm,
     paired_difference,
     paired_difference_over_seeds,
@@ -19,7 +20,7 @@ from l2l_hyper.compare.statistics import (
 
 @pytest.fixture
 def tables() -> tuple[np.ndarray, np.ndarray]:
-    """Accuracies of two methods, three seeds and 50 shared episodes each."""
+    """Scores of two methods, three seeds and 50 shared episodes each."""
     random = np.random.default_rng(0)
     episodes = random.normal(0.8, 0.1, 50)
     return tuple(  # type: ignore[return-value]
@@ -108,6 +109,60 @@ def test_difference_over_seeds(tables):
         paired_difference_over_seeds(tables[0], tables[1][:2])
 
 
+# Three seeds and 400 episodes: where only one of the two makes differences differ, the bootstrap is the t test over it.
+
+
+def test_bootstrap_is_the_t_test_over_seeds_where_episodes_agree():
+    per_seed = np.array([0.01, 0.03, 0.04])
+    method = np.random.default_rng(0).normal(0.7, 0.1, 400) + per_seed[:, None]
+    expected = stats.ttest_1samp(per_seed, 0.0)
+    low, high = expected.confidence_interval(0.95)
+    difference = hierarchical_bootstrap(method, method - per_seed[:, None], resamples=20_000)
+    assert difference.mean == pytest.approx((low + high) / 2)
+    assert difference.half_width == pytest.approx((high - low) / 2, rel=0.02)
+    assert difference.p_value == pytest.approx(expected.pvalue, rel=0.02)
+
+
+def test_bootstrap_is_the_paired_t_test_where_seeds_agree():
+    random = np.random.default_rng(0)
+    baseline = random.normal(0.7, 0.1, (3, 400))
+    method = baseline + random.normal(0.005, 0.1, 400)
+    expected = paired_difference(method, baseline)
+    difference = hierarchical_bootstrap(method, baseline, resamples=20_000)
+    assert difference.mean == pytest.approx(expected.mean)
+    assert difference.half_width == pytest.approx(expected.half_width, rel=0.02)
+    assert difference.p_value == pytest.approx(expected.p_value, rel=0.05)
+
+
+@pytest.mark.parametrize("seed_std", [0.0, 0.01, 0.05])
+def test_bootstrap_intervals_cover_the_truth(seed_std):
+    random, covered = np.random.default_rng(0), 0
+    for _ in range(200):
+        table = random.normal(0, seed_std, (3, 1)) + random.normal(0, 0.1, (1, 100)) + random.normal(0, 0.1, (3, 100))
+        interval = hierarchical_bootstrap(table, resamples=200)
+        covered += abs(interval.mean) <= interval.half_width
+    assert covered >= 0.88 * 200  # 95 % in the limit; percentiles of the bootstrap would cover 75 % at 0.05
+
+
+def test_bootstrap_is_the_same_for_the_same_seed(tables):
+    assert hierarchical_bootstrap(*tables, seed=3) == hierarchical_bootstrap(*tables, seed=3)
+    assert hierarchical_bootstrap(*tables, seed=3) != hierarchical_bootstrap(*tables, seed=4)
+    assert hierarchical_bootstrap(*tables, confidence=0.99).half_width > hierarchical_bootstrap(*tables).half_width
+
+
+@pytest.mark.parametrize(("offset", "p_value"), [(0.0, 1.0), (0.25, 0.0)])
+def test_bootstrap_of_a_constant_difference(offset, p_value):
+    difference = hierarchical_bootstrap(np.full((3, 4), 0.5 + offset), np.full((3, 4), 0.5))
+    assert (difference.mean, difference.half_width, difference.p_value) == (offset, 0.0, p_value)
+
+
+def test_bootstrap_needs_seeds_and_episodes(tables):
+    with pytest.raises(ValueError, match=r"two seeds and two episodes or more, got shape \(1, 50\)"):
+        hierarchical_bootstrap(tables[0][:1], tables[1][:1])
+    with pytest.raises(ValueError, match="equal shapes"):
+        hierarchical_bootstrap(tables[0], tables[1][:2])
+
+
 def test_holm():
     # R: p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm")
     assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
@@ -117,6 +172,6 @@ def test_holm():
     assert holm([]) == []
 
 
-def test_no_accuracies_are_refused():
+def test_no_scores_are_refused():
     with pytest.raises(ValueError, match="shape"):
         episode_interval(np.zeros((2, 0)))

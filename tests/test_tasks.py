@@ -12,42 +12,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers_data import (
+    CLASSES,
+    EACH,
+    SIZE,
+    Recognizer,
+    same_distribution,
+    small_images,
+    small_taskset,
+    statistics,
+    theirs,
+)
 from scipy import stats
 from torch import Tensor
 
-from l2l_hyper._learn2learn import learn2learn
+from l2l_hyper.data import Metric, TensorTaskset
+from l2l_hyper.data.counter_random import stream, subsets, words
+from l2l_hyper.data.episode import cross_entropy
 from l2l_hyper.errors import InputError
-from l2l_hyper.tasks import TensorTaskset
-from l2l_hyper.tasks.draws import stream, subsets, words
-
-CLASSES, EACH, SIZE = 12, 9, 6
-
-
-def small_images(count: int = CLASSES * EACH) -> Tensor:
-    """Images that are all different, and different in each of the four rotations."""
-    return torch.randint(256, (count, 1, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def small_taskset(**options: Any) -> TensorTaskset:
-    labels = torch.arange(CLASSES).repeat_interleave(EACH)
-    defaults: dict[str, Any] = {"ways": 3, "samples": 4, "name": "small"}
-    return TensorTaskset(small_images(), labels, **(defaults | options))
-
-
-class Recognizer:
-    """Finds the number and the rotation of an image by its pixels."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.known = {
-            torch.rot90(image, turns, (1, 2)).contiguous().numpy().tobytes(): (number, turns)
-            for number, image in enumerate(images)
-            for turns in range(4)
-        }
-        assert len(self.known) == 4 * len(images)
-
-    def __call__(self, x: Tensor) -> list[tuple[int, int]]:
-        pixels = (x * 255).round().to(torch.uint8)
-        return [self.known[image.contiguous().numpy().tobytes()] for image in pixels]
 
 
 def test_words_are_splitmix64() -> None:
@@ -73,62 +55,6 @@ def test_subsets_are_uniform() -> None:
     drawn = Counter(map(tuple, subsets(bits, np.full(6000, 5)).tolist()))
     assert len(drawn) == 5 * 4 * 3
     assert stats.chisquare(list(drawn.values())).pvalue > 1e-3
-
-
-class InMemory(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    def __init__(self) -> None:
-        self.x = small_images().float() / 255
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if index >= len(self):
-            raise IndexError(index)
-        return self.x[index], index // EACH
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-
-def theirs(*, rotations: bool, remap_first: bool) -> Any:
-    l2l = learn2learn()
-    dataset, kinds = l2l.data.MetaDataset(InMemory()), l2l.data.transforms
-    labels = [kinds.RemapLabels(dataset), kinds.ConsecutiveLabels(dataset)]
-    transforms = [kinds.FusedNWaysKShots(dataset, n=3, k=4), kinds.LoadData(dataset)]
-    transforms += labels if remap_first else labels[::-1]
-    if rotations:
-        transforms.append(l2l.vision.transforms.RandomClassRotation(dataset, [0.0, 90.0, 180.0, 270.0]))
-    return l2l.data.Taskset(dataset, transforms)
-
-
-def statistics(taskset: Any, count: int = 600) -> dict[str, Counter[Any]]:
-    """Counts that describe the distribution of tasks, after checking what must hold for every task."""
-    recognize = Recognizer(small_images())
-    seen: dict[str, Counter[Any]] = {
-        key: Counter() for key in ("class", "sample", "position and label", "rotation", "equal rotations", "first pair")
-    }
-    for _ in range(count):
-        x, y = taskset.sample()
-        assert x.shape == (12, 1, SIZE, SIZE) and x.dtype == torch.float32
-        assert y.shape == (12,) and y.dtype == torch.int64
-        numbers, turns = (np.array(v).reshape(3, 4) for v in zip(*recognize(x), strict=True))
-        classes, labels = numbers // EACH, y.view(3, 4)
-        assert (classes == classes[:, :1]).all() and (labels == labels[:, :1]).all() and (turns == turns[:, :1]).all()
-        assert len(set(numbers.flat)) == 12, "a sample was drawn twice"
-        assert (np.diff(classes[:, 0]) > 0).all(), "classes in the order of the dataset"
-        assert sorted(labels[:, 0].tolist()) == [0, 1, 2]
-        seen["class"].update(classes[:, 0].tolist())
-        seen["sample"].update((numbers % EACH).reshape(-1).tolist())
-        seen["position and label"].update(enumerate(labels[:, 0].tolist()))
-        seen["rotation"].update(turns[:, 0].tolist())
-        seen["equal rotations"].update([len(set(turns[:, 0].tolist()))])
-        seen["first pair"].update([tuple((numbers[0, :2] % EACH).tolist())])
-    return seen
-
-
-def same_distribution(ours: Counter[Any], others: Counter[Any]) -> float:
-    keys = sorted(set(ours) | set(others))
-    if len(keys) == 1:
-        return 1.0
-    return float(stats.chi2_contingency([[counts[key] for key in keys] for counts in (ours, others)]).pvalue)
 
 
 @pytest.mark.parametrize("remap_first", [True, False])
@@ -291,6 +217,66 @@ def test_scale() -> None:
     torch.testing.assert_close(draw((mean, std)), expected)
 
 
+LABELS = torch.arange(CLASSES).repeat_interleave(EACH)
+NUMBERS = torch.arange(CLASSES * EACH)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        NUMBERS,
+        NUMBERS.to(torch.uint8)[:, None].expand(-1, 16),
+        NUMBERS[:, None].expand(-1, 16).int(),
+        NUMBERS[:, None, None].expand(-1, 3, 5).double(),
+        NUMBERS[:, None].expand(-1, 160).to(torch.bfloat16),
+        NUMBERS[:, None, None, None, None].expand(-1, 1, 2, 3, 4).float(),
+    ],
+    ids=["numbers", "bytes", "tokens", "table", "waveforms", "volumes"],
+)
+def test_samples_of_any_shape_and_dtype(x: Tensor) -> None:
+    tasks = TensorTaskset(x, LABELS, ways=3, samples=4, name="small")
+    assert tasks.sample_shape == x.shape[1:] and tasks.scale is None
+    episodes = tasks.batch(range(20), shots=2, queries=3, ways=4)
+    assert episodes.support.shape == (20, 8, *x.shape[1:]) and episodes.query.shape == (20, 12, *x.shape[1:])
+    assert episodes.support.dtype == episodes.query.dtype == tasks.sample()[0].dtype == x.dtype
+    # The same samples as of images: which they are does not depend on what they are.
+    of_images = small_taskset().batch(range(20), shots=2, queries=3, ways=4)
+    numbers = [number for images in of_images.query for number, _ in Recognizer(small_images())(images)]
+    assert torch.equal(episodes.query.flatten(0, 1), x[numbers])
+    scaled = TensorTaskset(x, LABELS, ways=3, samples=4, name="small", scale=0.5)
+    expected = x[numbers] if x.is_floating_point() else x[numbers].float()
+    got = scaled.batch(range(20), shots=2, queries=3, ways=4).query.flatten(0, 1)
+    assert got.dtype == expected.dtype and torch.equal(got, expected * 0.5)
+
+
+def test_float_images_turn_and_are_not_scaled() -> None:
+    pixels = small_images()
+    options: dict[str, Any] = {"ways": 3, "samples": 4, "name": "small", "rotations": "class"}
+    got = TensorTaskset(pixels.float(), LABELS, **options).batch(range(9), shots=1, queries=2)
+    expected = TensorTaskset(pixels, LABELS, scale=1.0, **options).batch(range(9), shots=1, queries=2)
+    assert torch.equal(got.query, expected.query)
+
+
+def test_episodes_carry_the_loss_and_the_metric_of_their_taskset() -> None:
+    metric = Metric("share of zeros", lambda outputs, labels: (labels == 0).float().mean(1))
+
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        return 2 * cross_entropy(outputs, labels)
+
+    tasks = small_taskset(loss=loss, metric=metric).to("cpu")
+    episodes = tasks.batch(range(4), shots=1, queries=2)
+    assert episodes.loss is loss and episodes.metric is metric and episodes.support_set.loss is loss
+    assert small_taskset().episode(0, shots=1, queries=2).metric.name == "accuracy"
+
+
+def test_old_names_warn() -> None:
+    tasks = small_taskset()
+    with pytest.warns(DeprecationWarning, match="use sample_shape"):
+        assert tasks.image_shape == tasks.sample_shape == (1, SIZE, SIZE)
+    with pytest.warns(DeprecationWarning, match="use x"):
+        assert tasks.images is tasks.x
+
+
 def test_fingerprint_covers_classes_samples_and_rotations() -> None:
     def fingerprint(tasks: TensorTaskset, count: int = 20, **options: Any) -> str:
         return tasks.fingerprint(count, **({"ways": 3, "shots": 1, "queries": 5} | options))
@@ -314,18 +300,20 @@ def test_fingerprint_covers_classes_samples_and_rotations() -> None:
     ("wrong", "message"),
     [
         (lambda: small_taskset(ways=13), "12 classes, got ways=13"),
-        (lambda: small_taskset(samples=10), "9 images a class, got 10"),
+        (lambda: small_taskset(samples=10), "9 samples per class, got 10"),
         (lambda: small_taskset(ways=0), "positive"),
         (lambda: small_taskset(num_tasks=0), "num_tasks"),
         (lambda: small_taskset(rotations="45"), "rotations"),
-        (lambda: small_taskset(class_names=["a"]), "one name a class"),
-        (lambda: small_taskset().batch([0], shots=1, queries=9), "9 images a class, got 10"),
+        (lambda: small_taskset(class_names=["a"]), "one name per class"),
+        (lambda: small_taskset().batch([0], shots=1, queries=9), "9 samples per class, got 10"),
         (lambda: small_taskset().batch([0], shots=0, queries=1), "shots=0"),
         (lambda: small_taskset().batch([0], shots=1, queries=1, ways=20), "got ways=20"),
         (lambda: small_taskset().batch([-1], shots=1, queries=1), "non-negative episode numbers"),
         (lambda: small_taskset().batch([0.5], shots=1, queries=1), "non-negative episode numbers"),  # type: ignore[list-item]
         (lambda: small_taskset().batch([], shots=1, queries=1), "non-negative episode numbers"),
-        (lambda: TensorTaskset(torch.zeros(4, 1, 2, 2), [[0, 1]], ways=1, samples=1), "uint8"),
+        (lambda: TensorTaskset(torch.tensor(1.0), [[0, 1]], ways=1, samples=1), r"shape \(N, \*\), got a tensor of"),
+        (lambda: TensorTaskset([[1.0]], [[0]], ways=1, samples=1), "got list; convert it"),  # type: ignore[arg-type]
+        (lambda: TensorTaskset(torch.zeros(4, 9), [[0]], ways=1, samples=1, rotations="class"), r"shape \(9,\)"),
         (lambda: TensorTaskset(small_images(4), [[0, 4]], ways=1, samples=1), "from 0 to 3"),
         (lambda: TensorTaskset(small_images(4), [[0], []], ways=1, samples=1), "leave empty classes out"),
         (lambda: TensorTaskset(small_images(4), torch.zeros(3), ways=1, samples=1), "one label"),
@@ -339,7 +327,7 @@ def test_wrong_tasks(wrong: Any, message: str) -> None:
 
 def test_imports_are_light_and_quiet() -> None:
     code = (
-        "import sys, l2l_hyper.tasks; "
+        "import sys, l2l_hyper.data; "
         "print([m for m in ('learn2learn', 'torchvision', 'matplotlib', 'scipy', 'gym') if m in sys.modules]); "
         "from l2l_hyper._learn2learn import learn2learn; learn2learn().algorithms.MAML"
     )

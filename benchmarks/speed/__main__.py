@@ -25,10 +25,11 @@ from peers import PEERS, PRODUCT
 from tables import write_tables
 from tqdm import tqdm
 
-from l2l_hyper.compare.provenance import collect
+from l2l_hyper.experiment.provenance import collect
+from l2l_hyper.files import write_atomically
 
 HERE = Path(__file__).resolve().parent
-MOST = 30  # iterations a turn
+MOST = 30  # iterations per turn
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "measurements.json"
     done = json.loads(file.read_text()) if file.exists() else {"provenance": [], "measurements": []}
-    provenance = asdict(collect([], "cpu"))
+    provenance = asdict(collect("", "cpu"))
     only = "".join(f" --setting '{name}'" for name in args.setting or [])
     provenance["command"] = f"python benchmarks/speed{only} --turns {args.turns} --seconds {args.seconds}"
     provenance["load"] = os.getloadavg()[0]
@@ -57,9 +58,7 @@ def main() -> None:
         for group in tqdm(list(grouped(cells)), desc="measuring", unit="cell"):
             for cell, measured in take_turns(group, args, workers):
                 done["measurements"].append({"cell": cell, **measured})
-            partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps(done))
-            partial.replace(file)
+            write_atomically(file, json.dumps(done))
     finally:
         for worker in workers.values():
             worker.close()
@@ -80,7 +79,7 @@ def all_cells(settings: list[str]) -> Iterator[dict[str, Any]]:
             for contender in contenders:
                 draw = {"episodes": 32, "queries": queries}
                 yield {"measure": "draw", "setting": setting, "contender": contender, **draw}
-        for contender in ("learn2learn", "engine", "engine, compiled"):
+        for contender in ("learn2learn", "engine", "engine, kernels", "engine, kernels, compiled"):
             yield {"measure": "adapt", "setting": setting, "contender": contender}
         for algorithm in ("HyperAdapter, head", "MAML, 5 steps"):
             yield {"measure": "breakdown", "setting": setting, "algorithm": algorithm, "meta_batch": few or 32}
@@ -109,7 +108,7 @@ def all_cells(settings: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def contenders_of(method: str, meta_batch: int) -> list[str]:
-    ours = ["engine", "engine, 2 processes"] if meta_batch > 1 else ["engine"]
+    ours = ["engine", "engine, kernels", *(["engine, kernels, 2 processes"] if meta_batch > 1 else [])]
     if method == "hyper-adapter":  # learn2learn's script here is MAML's of one step, to compare with within the turn
         return ["learn2learn", "script", *ours]
     return ["learn2learn", "learn2learn, our sampler", *(["higher"] if method == "maml" else []), *ours]

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from cases import Algorithm, Setting
+from scripts import our_tasksets
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from l2l_hyper.engine import BACKBONES, METHODS
-from l2l_hyper.engine.evaluation import losses_and_accuracies
-from l2l_hyper.tasks import get_tasksets
+from l2l_hyper.methods import METHODS
 
 __all__ = ["breakdown", "engine_method"]
 
@@ -51,20 +50,20 @@ def breakdown(setting: Setting, algorithm: Algorithm, root: Path, meta_batch: in
         ``gflop``, ``convolutions`` and ``alone``: of the convolutions, their seconds there and by themselves;
         ``adapting``: seconds, kinds, number of operations and ``alone``, of adapting to one task.
     """
-    samples = 2 * setting.shots
-    train = get_tasksets(setting.tasksets, setting.ways, samples, setting.ways, samples, root=root).train
-    method = engine_method(setting, algorithm, train.image_shape)
+    train = our_tasksets(setting, 2 * setting.shots, root).train
+    method = engine_method(setting, algorithm)
     episodes = train.batch(range(meta_batch), shots=setting.shots, queries=setting.shots)
 
     def iteration() -> float:
         begin = time.perf_counter()
-        losses_and_accuracies(method, episodes)[0].sum().backward()
+        adapted = method.adapt(episodes.support_set)
+        method.loss(adapted, method.predict(adapted, episodes.query), episodes).sum().backward()
         return time.perf_counter() - begin
 
     def adapting() -> float:
         begin = time.perf_counter()
         with torch.no_grad():
-            method.adapt(episodes.support[:1], episodes.support_labels[:1])
+            method.adapt(episodes.task(0).support_set)
         return time.perf_counter() - begin
 
     whole, calls = _watch(iteration, 5)
@@ -86,11 +85,9 @@ def breakdown(setting: Setting, algorithm: Algorithm, root: Path, meta_batch: in
     }
 
 
-def engine_method(setting: Setting, algorithm: Algorithm, image_shape: tuple[int, ...]) -> Any:
-    """The algorithm as the engine trains it."""
-    model = BACKBONES[setting.backbone](setting.ways, setting.hidden, image_shape)
-    batched = {} if algorithm.method == "hyper-adapter" else {"implementation": "batched"}
-    method = METHODS[algorithm.method].build(model, {**algorithm.options, **batched}, "transductive")
+def engine_method(setting: Setting, algorithm: Algorithm) -> Any:
+    """The algorithm as experiments train it."""
+    method = METHODS[algorithm.method].build(setting.model(), algorithm.options, "transductive")
     return method.to(memory_format=torch.channels_last)
 
 

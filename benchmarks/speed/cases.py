@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
+from l2l_hyper.backbones import BACKBONES
+
 __all__ = ["ALGORITHMS", "CONTENDERS", "GROWTH", "SETTINGS", "Algorithm", "Setting"]
 
 
@@ -15,6 +19,11 @@ class Setting:
     tasksets: str
     ways: int
     shots: int
+
+    def model(self) -> nn.Module:
+        """The network, with initial weights from the random state."""
+        shape = (3, 84, 84) if self.tasksets == "mini-imagenet" else (1, 28, 28)
+        return BACKBONES[self.backbone].build(self.ways, shape, {"channels": self.channels})
 
     @classmethod
     def of(cls, name: str) -> Setting:
@@ -28,8 +37,8 @@ class Setting:
         return "cnn4" if self.tasksets == "mini-imagenet" else "omniglot-cnn"
 
     @property
-    def hidden(self) -> int:
-        """Channels a layer."""
+    def channels(self) -> int:
+        """Channels per layer."""
         return 8 if self.tasksets == "glyphs" else 64
 
 
@@ -61,17 +70,18 @@ ALGORITHMS = {
         Algorithm("ANIL, 5 steps", "anil"),
         Algorithm("ProtoNet", "protonet"),
         Algorithm("HyperAdapter, head", "hyper-adapter"),
-        Algorithm("HyperAdapter, head + affine", "hyper-adapter", {"generate": "*", "change": "feature-wise"}),
-        Algorithm("HyperAdapter, head + affine + low-rank", "hyper-adapter", {"generate": "*", "change": "both"}),
+        Algorithm("HyperAdapter, head + affine", "hyper-adapter", {"generate": "*"}),
+        Algorithm("HyperAdapter, head + affine + low-rank", "hyper-adapter", {"generate": "*", "modulation": "both"}),
     )
 }
 
-# How each is run.  The first three are learn2learn's and higher's algorithms, the last three this package's.
+# How each is run.  The first three are learn2learn's and higher's algorithms, the others this package's.
 CONTENDERS = {
     "learn2learn": "learn2learn's script: its sampler, its algorithm, one task after the other",
     "learn2learn, our sampler": "learn2learn's algorithm on our sampler",
     "higher": "higher's inner loop on our sampler",
     "script": "the script with the swapped line, on our sampler",
-    "engine": "l2l_hyper's engine, all tasks of a batch at once",
-    "engine, 2 processes": "the same under torchrun, one thread a process",
+    "engine": "l2l_hyper's experiments as they are by default, all tasks of a batch at once",
+    "engine, kernels": "the same with `l2l_hyper.kernels.enable()`",
+    "engine, kernels, 2 processes": "the same under torchrun, one thread per process",
 }

@@ -1,4 +1,4 @@
-"""How many weights a second hypernetwork libraries generate, for the same target network and size of generator."""
+"""How many weights per second hypernetwork libraries generate, for the same target network and size of generator."""
 
 from __future__ import annotations
 

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 
 import l2l_hyper
 from l2l_hyper._learn2learn import learn2learn
-from l2l_hyper.engine import BACKBONES
-from l2l_hyper.tasks import get_tasksets
+from l2l_hyper.data import get_tasksets
 
 __all__ = ["ScriptLoop", "our_tasksets", "their_tasksets"]
 
@@ -28,7 +27,7 @@ class ScriptLoop:
     Args:
         setting: tasks and network.
         algorithm: what adapts.
-        sample: draws one task, images and labels, with ``2 * shots`` images a class.
+        sample: draws one task, images and labels, with ``2 * shots`` images per class.
         swapped: whether the line that builds the algorithm builds ours.
     """
 
@@ -38,14 +37,12 @@ class ScriptLoop:
         torch.manual_seed(0)
         np.random.seed(0)  # noqa: NPY002 - learn2learn draws initial weights from it
         self.setting, self.sample = setting, sample
-        shape = (3, 84, 84) if setting.backbone == "cnn4" else (1, 28, 28)
-        model = BACKBONES[setting.backbone](setting.ways, setting.hidden, shape)
+        model = setting.model()
         self.steps = algorithm.options.get("steps", 5 if algorithm.method == "anil" else 1)
         lr = algorithm.options.get("inner_lr", 0.4)
         self.features: nn.Module = nn.Identity()
         if swapped:
-            head_and_body = {k: v for k, v in algorithm.options.items() if k in ("generate", "change")}
-            self.learner: nn.Module | None = l2l_hyper.HyperAdapter(model, **head_and_body)
+            self.learner: nn.Module | None = l2l_hyper.HyperAdapter(model, **algorithm.options)
         elif algorithm.method in ("maml", "hyper-adapter"):  # which the swapped line stood in for
             self.learner = learn2learn().algorithms.MAML(model, lr=lr)
         elif algorithm.method == "anil":
@@ -88,7 +85,7 @@ class ScriptLoop:
 
 
 def their_tasksets(setting: Setting, samples: int, root: Path) -> Any:
-    """learn2learn's own tasksets, with ``samples`` images a class."""
+    """learn2learn's own tasksets, with ``samples`` images per class."""
     if setting.tasksets == "glyphs":  # which only we have
         return our_tasksets(setting, samples, root)
     with _omniglot_as_it_lies(root):

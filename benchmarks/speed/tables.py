@@ -17,7 +17,7 @@ from tabulate import tabulate
 __all__ = ["write_tables"]
 
 Cells = list[dict[str, Any]]
-OURS, TWO, COMPILED = "engine", "engine, 2 processes", "engine, compiled"
+OURS, KERNELS, TWO = "engine", "engine, kernels", "engine, kernels, 2 processes"
 KINDS = ("convolutions", "matrix products", "element by element", "copies", "sums", "between operations")
 
 
@@ -37,17 +37,17 @@ def write_tables(measured: dict[str, Any], out: Path) -> None:
     ]
     for title, table in (
         ("Ratios", ratios(cells)),
-        ("Episodes a second, meta-training end to end", episodes_a_second(cells)),
+        ("Episodes per second, meta-training end to end", episodes_per_second(cells)),
         ("Sampling alone", sampling(cells)),
         ("Adapting to one task, and memory", adaptation(cells)),
         ("Where the time of an iteration goes, in the engine", breakdowns(cells)),
         ("Adapting to one task, in the engine", adapting(cells)),
         ("Growth of an episode's time as the work doubles", growth(cells)),
-        ("Weights a second, of hypernetwork libraries", peers(cells)),
+        ("Weights per second, of hypernetwork libraries", peers(cells)),
     ):
         if table:
             parts.append(f"## {title}\n\n{tabulate(table, headers='keys', tablefmt='github', disable_numparse=True)}\n")
-    compiled = {"compiled": 'the engine, after `learner.compile(options={"cpp_wrapper": True})`'}
+    compiled = {"compiled": 'after `method.compile(options={"cpp_wrapper": True})`'}
     parts.append("\n".join(f"- {name}: {what}" for name, what in {**CONTENDERS, **compiled}.items()) + "\n")
     (out / "speed.md").write_text("\n".join(parts))
     plot(cells).savefig(out / "speed.png", dpi=150)
@@ -66,7 +66,7 @@ def seconds(measurement: dict[str, Any] | None) -> float:
 
 
 def an_episode(cells: Cells, **wanted: Any) -> float:
-    """Seconds an episode, nan where it was not measured."""
+    """Seconds per episode, nan where it was not measured."""
     measurement = find(cells, measure="train", growth=None, **wanted)
     return seconds(measurement) / measurement["cell"]["meta_batch"] if measurement else math.nan
 
@@ -93,14 +93,13 @@ def ratios(cells: Cells) -> list[dict[str, str]]:
                 stock = an_episode(cells, setting=setting, algorithm=ours, meta_batch=batch, contender="learn2learn")
                 values = [
                     stock / an_episode(cells, setting=setting, algorithm=ours, meta_batch=batch, contender=contender)
-                    for contender in (OURS, TWO)
+                    for contender in (OURS, KERNELS, TWO)
                 ]
                 if not math.isnan(values[0]):
                     rows.append(
                         {
                             "what": f"{setting}: {what}, end to end, meta-batch {batch}",
-                            "engine": _times(values[0]),
-                            "engine, 2 processes": _times(values[1]),
+                            **dict(zip((OURS, KERNELS, TWO), map(_times, values), strict=True)),
                         }
                     )
         rows += list(single_ratios(cells, setting))
@@ -112,18 +111,18 @@ def single_ratios(cells: Cells, setting: str) -> Iterator[dict[str, str]]:
 
     def row(what: str, ratio: float) -> Iterator[dict[str, str]]:
         if not math.isnan(ratio):
-            yield {"what": f"{setting}: {what}", "engine": _times(ratio), "engine, 2 processes": ""}
+            yield {"what": f"{setting}: {what}", OURS: _times(ratio), KERNELS: "", TWO: ""}
 
     draw, opened = (
         [find(cells, setting=setting, contender=c, **wanted) for c in ("learn2learn", OURS)]
         for wanted in ({"measure": "draw", "queries": 15}, {"measure": "open"})
     )
-    yield from row("drawing 32 episodes with 15 queries a class", seconds(draw[0]) / seconds(draw[1]))
+    yield from row("drawing 32 episodes with 15 queries per class", seconds(draw[0]) / seconds(draw[1]))
     yield from row("opening the second time, time", seconds(opened[0]) / seconds(opened[1]))
     if opened[0] and opened[1]:
         peaks = [statistics.median(o["peak_mb"]) for o in opened]
         yield from row("opening the second time, peak memory", peaks[0] / max(peaks[1], 0.1))
-    for name, contender in (("", OURS), (", compiled", COMPILED)):
+    for name, contender in (("", OURS), (", kernels", KERNELS), (", kernels, compiled", f"{KERNELS}, compiled")):
         theirs, ours = (find(cells, measure="adapt", setting=setting, contender=c) for c in ("learn2learn", contender))
         yield from row(
             f"adapting to one task, HyperAdapter, head{name} / MAML, 5 steps", seconds(theirs) / seconds(ours)
@@ -133,8 +132,9 @@ def single_ratios(cells: Cells, setting: str) -> Iterator[dict[str, str]]:
         gflop, there, alone = (measured[key][0] for key in ("gflop", "convolutions", "alone"))
         yield {
             "what": f"{setting}: convolutions in training {gflop / there:.0f} GFLOP/s, alone {gflop / alone:.0f}",
-            "engine": f"{100 * alone / there:.0f} %",
-            "engine, 2 processes": "",
+            OURS: f"{100 * alone / there:.0f} %",
+            KERNELS: "",
+            TWO: "",
         }
 
 
@@ -176,8 +176,8 @@ def adapting(cells: Cells) -> list[dict[str, str]]:
     return rows
 
 
-def episodes_a_second(cells: Cells) -> list[dict[str, str]]:
-    """One row an algorithm and way of running, one column a setting and meta-batch."""
+def episodes_per_second(cells: Cells) -> list[dict[str, str]]:
+    """One row per algorithm and way of running, one column per setting and meta-batch."""
     trained = [m for m in cells if m["cell"]["measure"] == "train" and "growth" not in m["cell"]]
     columns = dict.fromkeys((m["cell"]["setting"], m["cell"]["meta_batch"]) for m in trained)
     rows = []
@@ -204,7 +204,7 @@ def sampling(cells: Cells) -> list[dict[str, str]]:
     for m in cells:
         cell = m["cell"]
         if cell["measure"] == "draw" and cell["queries"] == Setting.of(cell["setting"]).shots:
-            row = rows.setdefault(cell["setting"], {"ms an episode": cell["setting"]})
+            row = rows.setdefault(cell["setting"], {"ms per episode": cell["setting"]})
             row[cell["contender"]] = _number(1000 * seconds(m) / cell["episodes"])
     return list(rows.values())
 
@@ -263,23 +263,24 @@ def _doubling(what: str, labels: list[str], times: list[float], note: str) -> li
 
 
 def peers(cells: Cells) -> list[dict[str, str]]:
-    """Generated weights a second, one description and 64 at once."""
+    """Generated weights per second, one description and 64 at once."""
     rows: dict[str, dict[str, str]] = {}
     for m in cells:
         cell = m["cell"]
         if cell["measure"] == "generate" and cell["width"] == 100:
-            a_second = m["weights"][0] / seconds(m) / 1e6
+            per_second = m["weights"][0] / seconds(m) / 1e6
             row = rows.setdefault(cell["contender"], {"library": cell["contender"]})
-            row[f"{cell['descriptions']} at once, million a second"] = _number(a_second)
+            row[f"{cell['descriptions']} at once, million per second"] = _number(per_second)
     return list(rows.values())
 
 
 def plot(cells: Cells) -> Figure:
-    """Episodes a second against the meta-batch."""
+    """Episodes per second against the meta-batch."""
     names = ["MAML, 1 step", "MAML, 5 steps", "ANIL, 5 steps", "ProtoNet", "HyperAdapter, head"]
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     panels = figure.subplots(1, len(names), sharey=True)
-    colors = dict(zip(CONTENDERS, ("#777777", "#a08060", "#4477aa", "#88aa44", "#c1440e", "#7a1fa2"), strict=True))
+    palette = ("#777777", "#a08060", "#4477aa", "#88aa44", "#e8a33d", "#c1440e", "#7a1fa2")
+    colors = dict(zip(CONTENDERS, palette, strict=True))
     setting = next((m["cell"]["setting"] for m in cells if m["cell"]["measure"] == "train"), "")
     for axes, name in zip(panels, names, strict=True):
         for contender, color in colors.items():
@@ -296,7 +297,7 @@ def plot(cells: Cells) -> Figure:
         axes.set_xticks([1, 4, 16, 64], ["1", "4", "16", "64"])
         axes.grid(alpha=0.3, which="both")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel(f"episodes a second\n{setting}")
+    panels[0].set_ylabel(f"episodes per second\n{setting}")
     panels[-1].annotate(
         "grey: learn2learn's\nMAML, 1 step\ngreen: the swapped script",
         (0.4, 0.05),

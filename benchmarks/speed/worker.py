@@ -1,12 +1,12 @@
-"""A process that measures what it is asked to, one request a line on its standard input, answers on its output."""
+"""A process that measures what it is asked to: one request per line on its input, one answer per line on its output."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -18,11 +18,13 @@ from breakdown import breakdown, engine_method
 from cases import ALGORITHMS, Algorithm, Setting
 from scripts import ScriptLoop, our_tasksets, their_tasksets
 
-from l2l_hyper._allocator import keep_memory
-from l2l_hyper.engine import Experiment, Run, train_and_test
-from l2l_hyper.engine.distributed import is_first, process_group
-from l2l_hyper.engine.evaluation import adaptation_milliseconds
-from l2l_hyper.engine.memory import peak_memory_mb, reset_peak_memory
+from l2l_hyper import kernels
+from l2l_hyper.experiment.distributed import is_first, process_group
+from l2l_hyper.experiment.evaluation import adaptation_milliseconds
+from l2l_hyper.experiment.memory import peak_memory_mb, reset_peak_memory
+from l2l_hyper.experiment.parts import Parts
+from l2l_hyper.experiment.plan import make_plan
+from l2l_hyper.experiment.training import train_and_test
 
 CPU = torch.device("cpu")
 WARM_UP = 1  # iteration
@@ -31,7 +33,7 @@ WARM_UP = 1  # iteration
 def main() -> None:
     warnings.simplefilter("ignore")
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not stand among the answers
-    keep_memory()  # as l2l-hyper does: for everyone alike
+    kernels.keep_memory()  # for everyone alike, else a process is fast or slow by chance
     worker = Worker(Path(sys.argv[1]))
     with process_group("cpu"):
         for line in sys.stdin:
@@ -84,33 +86,40 @@ class Worker:
     def _train_engine(
         self, setting: Setting, algorithm: Algorithm, contender: str, meta_batch: int, iterations: int
     ) -> dict[str, Any]:
-        implementation = {"learn2learn, our sampler": "learn2learn", "higher": "higher"}.get(contender, "batched")
-        chosen = {} if algorithm.method == "hyper-adapter" else {"implementation": implementation}
-        experiment = Experiment(
-            tasksets=setting.tasksets,
-            ways=setting.ways,
-            shots=setting.shots,
-            queries=setting.shots,
-            iterations=WARM_UP + iterations,
-            validate_every=WARM_UP + iterations,
-            validation_episodes=2,
-            test_episodes=2,
-            meta_batch=meta_batch,
-            backbone=setting.backbone,
-            hidden=setting.hidden,
-            normalization="transductive",  # as learn2learn's scripts
+        theirs = {"learn2learn, our sampler": "learn2learn", "higher": "higher"}.get(contender)
+        plan = make_plan(
+            {
+                "tasksets": setting.tasksets,
+                "ways": setting.ways,
+                "shots": setting.shots,
+                "queries": setting.shots,
+                "iterations": WARM_UP + iterations,
+                "validate_every": WARM_UP + iterations,
+                "validation_episodes": 2,
+                "test_episodes": 2,
+                "meta_batch": meta_batch,
+                "backbone": setting.backbone,
+                "channels": setting.channels,
+                "normalization": "transductive",  # as learn2learn's scripts
+                "methods": [algorithm.method],
+                "options": {algorithm.method: {**algorithm.options, **({"implementation": theirs} if theirs else {})}},
+                "data_root": str(self.root),
+            }
         )
+        parts = Parts(plan)
+        (run,) = plan.runs(parts.options)
         clock = [0.0]
-        with tempfile.TemporaryDirectory() as folder:
-            measured = train_and_test(
-                Run(experiment=experiment, method=algorithm.method, options={**algorithm.options, **chosen}),
-                folder=Path(folder),
-                data_root=self.root,
+        with kernels.enable("kernels" in contender):
+            _, result = train_and_test(
+                run,
+                parts,
+                folder=None,
+                memory_limit_mb=plan.memory_limit,
                 test=False,
-                progress=lambda iteration, total, seconds, loss, accuracy: clock.append(seconds),
+                progress=lambda step: clock.append(step.seconds),
             )
-        seconds = [after - before for before, after in zip(clock, clock[1:], strict=False)][WARM_UP:]
-        return {"seconds": seconds, "adapt_ms": measured["adaptation_ms"], "peak_mb": measured["peak_memory_mb"]}
+        seconds = [after - before for before, after in itertools.pairwise(clock)][WARM_UP:]
+        return {"seconds": seconds, "adapt_ms": result.adaptation_ms, "peak_mb": result.peak_memory_mb}
 
     def adapt(self, setting: str, contender: str) -> dict[str, Any]:
         """Seconds to adapt to one task: of MAML with five steps in learn2learn, or of HyperAdapter in the engine."""
@@ -120,11 +129,12 @@ class Worker:
             x, y = loop.sample()
             return {"seconds": [_seconds(lambda: loop.adapt(x[loop.support], y[loop.support])) for _ in range(25)][5:]}
         train = our_tasksets(case, 2 * case.shots, self.root).train
-        method = engine_method(case, ALGORITHMS["HyperAdapter, head"], train.image_shape)
+        method = engine_method(case, ALGORITHMS["HyperAdapter, head"])
         if "compiled" in contender:
-            method.learner.compile(options={"cpp_wrapper": True})
+            method.compile(options={"cpp_wrapper": True})
         episode = train.batch([0], shots=case.shots, queries=case.shots)
-        return {"seconds": [adaptation_milliseconds(method, episode) / 1000 for _ in range(10)]}
+        with kernels.enable("kernels" in contender):
+            return {"seconds": [adaptation_milliseconds(method, episode) / 1000 for _ in range(10)]}
 
     def draw(self, setting: str, contender: str, episodes: int, queries: int) -> dict[str, Any]:
         """Seconds to draw some episodes: at once in the engine, else one after the other from the script's taskset."""

@@ -1,37 +1,24 @@
-"""Description to weights: targets, encoders, generators, closed-form starts and their initialization."""
+"""Description to weights: targets, encoders, generators and their initialization; no task, no class, no learn2learn."""
 
-from .encoders import ClassAttention, DeepSets, Given, Mean, SetAttention
+from .encoders import Attention, DeepSets, Given, Mean, SetAttention
 from .generators import Chunked, FeatureWise, Full, Generator, LowRank, Sum
 from .init import hyperfan_std
 from .network import HyperNetwork
-from .residual import BodyResidual, HeadResidual
-from .starts import STARTS, BaseStart, GaussianStart, GradientStart, PrototypeStart, RidgeStart, Start
-from .support import Support
 from .target import Target
 
 __all__ = [
-    "STARTS",
-    "BaseStart",
-    "BodyResidual",
+    "Attention",
     "Chunked",
-    "ClassAttention",
     "DeepSets",
     "FeatureWise",
     "Full",
-    "GaussianStart",
     "Generator",
     "Given",
-    "GradientStart",
-    "HeadResidual",
     "HyperNetwork",
     "LowRank",
     "Mean",
-    "PrototypeStart",
-    "RidgeStart",
     "SetAttention",
-    "Start",
     "Sum",
-    "Support",
     "Target",
     "hyperfan_std",
 ]

@@ -1,0 +1,478 @@
+"""learn2learn's protocol, clone() / adapt(loss) / forward, around a method."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node
+
+from ..data.episode import SupportSet, cross_entropy, squared_error
+from ..errors import InputError
+from ..functional import clone_tree, held_statistics, hold_statistics, install, update_running
+from ..functional.norm import EpisodicBatchNorm
+from ..methods.contract import Method
+from ..methods.taskwise import Adapted, Inputs, Pass, TaskwiseNetwork
+from .loss_recovery import Recovered, recover
+from .penalty import Switch, following_the_loss
+
+__all__ = ["Learner", "is_running_average"]
+
+L = TypeVar("L", bound="Learner")
+
+_RECORD = "l2l_hyper"  # where the graph of a forward pass keeps the record of it
+
+
+@dataclass(frozen=True)
+class _Record:
+    """One forward pass that ``adapt(loss)`` may turn out to be about.
+
+    It lives in the graph of the outputs and goes with it, so it holds nothing that comes later in the graph.
+    """
+
+    learner: weakref.ref[Learner]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    features: Tensor
+    logits: Tensor
+    statistics: dict[str, tuple[Tensor, Tensor]]
+    weights: dict[str, Tensor]
+    penalty: Switch
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A support mini-batch: the arguments of the forward pass, targets and ways."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    y: Tensor
+    ways: int | None
+
+
+class Learner(nn.Module):
+    """A method that answers as ``l2l.algorithms.MAML`` does.
+
+    A clone is a model of its own, with new tensors through which gradients flow to the meta-parameters: whatever is
+    done to it (``zero_grad``, an optimizer, ``load_state_dict``, ``double``) stays there.  Once adapted it holds the
+    task's weights and statistics as its own, so it saves, loads, moves and exports as any module.
+
+    **What a further** ``adapt`` **does.**  A method that goes down a loss (``iterative``) takes a further step from
+    where it is.  Any other reads the support set: new samples are added to those it has read, and the same samples
+    again change nothing.
+
+    Args:
+        method: the method; for ``adapt(loss)`` one with a :class:`~l2l_hyper.methods.taskwise.TaskwiseNetwork` in
+            ``network``.
+        allow_nograd: whether ``adapt`` accepts frozen generated weights, which then stay as they are.
+    """
+
+    method: Method
+
+    def __init__(self, method: Method, *, allow_nograd: bool = False) -> None:
+        super().__init__()
+        self.method = method
+        self.allow_nograd = allow_nograd
+        self._adapted: Any = None
+        self._pieces: tuple[_Piece, ...] = ()
+        self._of_classes = True
+        self._ways = None if self._network is None else self._network.head.out_features
+        self._frozen_names: list[str] | None = None  # of a clone, whose own tensors do not tell
+
+        if self._network is not None:  # the network goes by the name that it has in learn2learn's learners
+            self.register_state_dict_post_hook(_named_as_in_learn2learn)
+            self.register_load_state_dict_pre_hook(_named_as_here)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            method = self.__dict__["_modules"]["method"]
+            network = method._modules.get("network")
+            if name == "module" and network is not None:
+                return network.module
+            return getattr(method if network is None else network.module, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A graph neither copies nor pickles; the adapted weights are tensors of the module.
+        return {**self.__dict__, "_adapted": None if self._network is not None else self._adapted}
+
+    @property
+    def _network(self) -> TaskwiseNetwork | None:
+        network = getattr(self.method, "network", None)
+        return network if isinstance(network, TaskwiseNetwork) else None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Outputs of the network: with its own weights before ``adapt``, with the task's afterwards."""
+        network, adapted = self._network, self._adapted
+        if network is None:
+            if adapted is None or len(args) != 1 or kwargs:
+                raise InputError(
+                    f"{type(self.method).__name__} answers queries only once it is adapted, one tensor at a time; "
+                    "call adapt(support=(x, y)) first"
+                )
+            return self.method.predict(adapted, args[0].unsqueeze(0)).squeeze(0)
+        if not torch.is_grad_enabled():
+            return network.run_one(*args, statistics=held_statistics(network.module) or None, **kwargs).outputs[0]
+        weights = self._initial().weights if self._iterative and adapted is None else {}
+        passed: list[Tensor] = []
+        switch = Switch()
+
+        def on_logits(logits: Tensor) -> Tensor:
+            if isinstance(adapted, Adapted) and isinstance(adapted.penalty, Tensor) and self._of_classes:
+                logits = following_the_loss(logits, adapted.penalty.sum(), switch)
+            if not logits.requires_grad:  # a loss must lead back to the logits, were everything before them frozen
+                logits = logits + logits.new_zeros((), requires_grad=True)
+            passed.append(logits)
+            return logits
+
+        seen = network.run_one(
+            *args,
+            weights={name: w[0] for name, w in weights.items()},
+            statistics=held_statistics(network.module) or None,
+            on_logits=on_logits,
+            **kwargs,
+        )
+        if self.training:
+            update_running(network.module, seen.statistics)
+        record = _Record(
+            weakref.ref(self),
+            args,
+            kwargs,
+            seen.features,
+            seen.logits.detach(),
+            seen.statistics,
+            adapted.weights if isinstance(adapted, Adapted) and self._iterative else weights,
+            switch,
+        )
+        node = passed[0].grad_fn
+        assert node is not None
+        node.metadata[_RECORD] = record
+        return seen.outputs[0]
+
+    def adapt(
+        self,
+        loss: Tensor | None = None,
+        first_order: bool | None = None,
+        allow_unused: bool | None = None,
+        allow_nograd: bool | None = None,
+        *,
+        support: tuple[Tensor, Any] | None = None,
+        labels: Any = None,
+        ways: int | None = None,
+    ) -> None:
+        """Adapt to a task, from the loss on its support set or from the support set itself.
+
+        Args:
+            loss: ``loss(learner(x), y)``, a scalar; the labels are recovered from its derivative, see
+                :func:`~l2l_hyper.bridge.loss_recovery.recover`.
+            first_order: overrides the learner's.
+            allow_unused: overrides the learner's.
+            allow_nograd: overrides the learner's.
+            support: samples and labels ``(x, y)`` instead of a loss.  Works under ``torch.no_grad()``.
+            labels: with ``loss``, the labels y, for losses that do not show them.
+            ways: with ``support``, number of classes; defaults to the outputs of the network's last layer.
+
+        Raises:
+            InputError: if there is no forward pass to adapt from; if the loss does not depend on the outputs of exactly
+                one, or on more than the outputs; if it is not finite or does not show the labels; if labels lie outside
+                the ways, or a class has no sample.
+        """
+        if (loss is None) == (support is None):
+            raise InputError(f"adapt needs a loss or support=(x, y), got {'neither' if loss is None else 'both'}")
+        frozen = self._frozen()
+        if frozen and not (self.allow_nograd if allow_nograd is None else allow_nograd):
+            raise InputError(f"generated weights must require gradients, {frozen[0]!r} does not; try allow_nograd=True")
+        method = self._method(first_order, allow_unused)
+        if support is not None:
+            self._read(method, self._given(*support, ways), None)
+        elif self._iterative:
+            assert loss is not None
+            self._descend(method, loss, labels)
+        else:
+            assert loss is not None
+            piece, seen = self._recovered(*self._about(loss, labels))
+            self._read(method, piece, seen)
+        self._install(frozen)
+
+    def clone(
+        self: L, first_order: bool | None = None, allow_unused: bool | None = None, allow_nograd: bool | None = None
+    ) -> L:
+        """A learner for one task: new tensors, through which gradients flow to the meta-parameters."""
+        copied = clone_tree(self, shared=is_running_average)
+        copied._frozen_names = self._frozen()
+        copied.method = copied._method(first_order, allow_unused)
+        if allow_nograd is not None:
+            copied.allow_nograd = allow_nograd
+        if copied._iterative and copied._adapted is None:
+            # Its parameters are what the inner loop goes down, so terms of a loss that name them count as in MAML.
+            copied._adapted = copied._initial()
+            copied._install(copied._frozen_names)
+        return copied
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As of any module; a clone's tensors are no leaves, and gradients pass through them."""
+        if all(p.is_leaf for p in self.parameters()):
+            super().zero_grad(set_to_none)
+
+    def penalty(self) -> Tensor | float:
+        """The penalty of the adapted method, which a plain script's cross-entropy is followed by on its own.
+
+        In a script whose query loss is not a cross-entropy of the outputs, add it to the loss.
+        """
+        return 0.0 if self._adapted is None else torch.as_tensor(self.method.penalty(self._adapted)).sum()
+
+    def adapt_tasks(self, support: Tensor, labels: Tensor, *, ways: int | None = None) -> Any:
+        """Adapt to T tasks at once, from samples ``(T, N, *)`` and classes ``(T, N)`` or values ``(T, N, C)``."""
+        if labels.is_floating_point():
+            return self.method.adapt(SupportSet(support, labels, None, squared_error))
+        return self.method.adapt(SupportSet(support, labels, self._ways if ways is None else ways))
+
+    def predict_tasks(self, adapted: Any, query: Tensor) -> Tensor:
+        """Outputs ``(T, Q, C)`` on queries ``(T, Q, *)`` of the tasks that were adapted to."""
+        return self.method.predict(adapted, query)
+
+    @property
+    def _iterative(self) -> bool:
+        return bool(getattr(self.method, "iterative", False))
+
+    def _initial(self) -> Adapted:
+        with torch.enable_grad():
+            return self.method.initial(1)  # type: ignore[operator]
+
+    def _method(self, first_order: bool | None, allow_unused: bool | None) -> Method:
+        """The method, or a copy of it that takes gradients in another way."""
+        given = {"first_order": first_order, "allow_unused": allow_unused}
+        changed = {
+            name: value for name, value in given.items() if value not in (None, getattr(self.method, name, None))
+        }
+        if not changed:
+            return self.method
+        method = copy.copy(self.method)
+        for name, value in changed.items():
+            setattr(method, name, value)
+        return method
+
+    def _frozen(self) -> list[str]:
+        """Names of the generated weights that do not require gradients, as they are in the meta-learner."""
+        if self._frozen_names is not None:
+            return self._frozen_names
+        if self._network is None or not hasattr(self.method, "initial"):
+            return []
+        return [name for name, w in self._initial().weights.items() if not w.requires_grad]
+
+    # From what a script gives to support sets
+
+    def _given(self, x: Tensor, y: Any, ways: int | None) -> _Piece:
+        y = _labels(y, len(x), x.device)
+        if y.is_floating_point():
+            return _Piece((x,), {}, y, None)
+        ways = self._ways if ways is None else ways
+        if ways is None:
+            raise InputError("expected ways= with support=, as the method has no last layer to tell them by; got None")
+        if len(y) and (y.min() < 0 or y.max() >= ways):
+            raise InputError(
+                f"labels must lie in 0 … {ways - 1} for {ways} ways, got {int(y.min())} … {int(y.max())}; "
+                "try ways= or relabel the task"
+            )
+        return _Piece((x,), {}, y, ways)
+
+    def _recovered(self, record: _Record, found: Recovered | None) -> tuple[_Piece, Pass]:
+        """Samples of weight zero are not in the loss, so they are not in the support set."""
+        assert found is not None
+        kept = found.weights > 0
+        args, features, logits, targets = record.args, record.features, record.logits, found.targets
+        if not kept.all():
+            if len(args) != 1 or record.kwargs:
+                raise InputError(
+                    f"the loss leaves out {int((~kept).sum())} of {len(kept)} samples, which cannot be taken out of a "
+                    "model of several inputs; pass those in the loss alone, or use adapt(support=(x, y))"
+                )
+            args, features, logits, targets = (args[0][kept],), features[:, kept], logits[:, kept], targets[kept]
+        seen = Pass(logits, logits, features, record.statistics, {})
+        is_class = found.kind == "classes"
+        hard = is_class and bool(((targets == 0) | (targets == 1)).all())
+        y = targets.argmax(-1) if hard else targets
+        return _Piece(args, record.kwargs, y, targets.shape[-1] if is_class else None), seen
+
+    def _read(self, method: Method, piece: _Piece, seen: Pass | None) -> None:
+        """Adapt a method that reads the support set to the mini-batches so far, this one included."""
+        pieces = self._pieces if self._pieces and self._pieces[0].ways == piece.ways and not self._iterative else ()
+        same = [i for i, held in enumerate(pieces) if _same_samples(held, piece)]
+        if same and torch.equal(pieces[same[0]].y, piece.y):
+            return
+        pieces = (*(held for i, held in enumerate(pieces) if i not in same), piece)
+        whole = _merged(pieces)
+        if getattr(method, "needs_every_class", False):
+            _check_every_class(whole)
+        plain = len(whole.args) == 1 and not whole.kwargs
+        x: Any = whole.args[0].unsqueeze(0) if plain else Inputs(whole.args, whole.kwargs)
+        loss = squared_error if whole.ways is None else cross_entropy
+        fresh = seen if len(pieces) == 1 and not self._pieces else None
+        support = SupportSet(x, whole.y.unsqueeze(0), whole.ways, loss, fresh)
+        if self._iterative and self._adapted is not None:
+            before = self._adapted
+            if not torch.is_grad_enabled():  # the inner loop takes gradients all the same
+                frozen = self._frozen()
+                weights = {name: w.detach().requires_grad_(name not in frozen) for name, w in before.weights.items()}
+                before = replace(before, weights=weights)
+            self._adapted = method.refine(before, support)  # type: ignore[operator]
+        else:
+            self._adapted = method.adapt(support)
+        self._pieces, self._of_classes = pieces, whole.ways is not None
+
+    def _descend(self, method: Method, loss: Tensor, labels: Any) -> None:
+        """Let a method take a step down the script's own loss, whatever that is."""
+        reads_labels = getattr(method, "reads_labels", True)
+        record, found = self._about(loss, labels, recovering=reads_labels)
+        y, ways = record.logits.new_zeros(0), None
+        if found is not None:
+            piece, _ = self._recovered(record, found)
+            y, ways = piece.y, piece.ways
+            if len(y) != record.logits.shape[1]:
+                raise InputError(
+                    "the loss leaves out some of the samples that were passed; pass those in the loss alone"
+                )
+            self._of_classes = ways is not None
+        seen = Pass(record.logits, record.logits, record.features, record.statistics, {})
+        x: Any = Inputs(record.args, record.kwargs)
+        support = SupportSet(x, y.unsqueeze(0), ways, lambda *_: loss, seen)
+        before = self._adapted if self._adapted is not None else Adapted(record.weights, steps=0)
+        self._adapted = method.refine(before, support)  # type: ignore[operator]
+
+    # What a loss is about
+
+    def _about(self, loss: Tensor, labels: Any, *, recovering: bool = True) -> tuple[_Record, Recovered | None]:
+        """The one forward pass of this learner that the loss depends on, and what its derivative shows."""
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = getattr(loss, "shape", type(loss).__name__)
+            raise InputError(f"expected a scalar loss, got {got}; try loss.mean()")
+        if not torch.isfinite(loss):
+            raise InputError(f"expected a finite loss, got {loss.item()}; look at the inputs and the learning rate")
+        passes, beside = _behind(loss, self)
+        if len(passes) != 1:
+            raise InputError(
+                "expected a loss on the outputs of one forward pass of this learner with gradients, got one on "
+                f"{len(passes)}; compute loss = f(learner(x), y) with the learner that adapts, on the whole support "
+                "set at once, or use adapt(support=(x, y)), which also works under torch.no_grad()"
+            )
+        if beside and not (self._iterative and self._adapted is not None):
+            raise InputError(
+                "the loss has a term that is not about the outputs, such as weight decay or a proximal term: it "
+                f"reaches {beside[0]!r} beside them, and a closed form cannot honour it; leave the term to the query "
+                "loss, or use l2l_hyper.HyperSGD or base_learner='gradient', which go down the whole loss"
+            )
+        node, record = passes[0]
+        record.penalty.on = False
+        if not recovering:
+            return record, None
+        edge = GradientEdge(node, 0)
+        (delta,) = torch.autograd.grad(loss, edge, create_graph=True)
+        return record, recover(record.logits[0], delta, loss, labels, at=edge)
+
+    def _install(self, frozen: Sequence[str]) -> None:
+        """Make the task's weights and statistics those of the module."""
+        network, adapted = self._network, self._adapted
+        if network is None or not isinstance(adapted, Adapted):
+            return
+        network.head.register_buffer("quadratic", None)
+        weights = {name: w[0] for name, w in adapted.weights.items() if name not in frozen}
+        install(network.module, network.places, weights)
+        network.head.out_features = len(network.head.weight)
+        hold_statistics(network.module, {name: (mean[0], var[0]) for name, (mean, var) in adapted.statistics.items()})
+
+
+def _behind(loss: Tensor, learner: Learner) -> tuple[list[tuple[Node, _Record]], list[str]]:
+    """The forward passes of a learner that a loss depends on, and the names of its tensors that are reached beside."""
+    held = [*learner.named_parameters(), *learner.named_buffers()]
+    ends = {tensor.grad_fn if tensor.grad_fn is not None else id(tensor): name for name, tensor in held}
+    passes: list[tuple[Node, _Record]] = []
+    beside: list[str] = []
+    met: set[Node] = set()
+    waiting = [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in met:
+            continue
+        met.add(node)
+        record = node.metadata.get(_RECORD)
+        end = ends.get(node) or ends.get(id(getattr(node, "variable", None)))
+        if record is not None and record.learner() is learner:
+            passes.append((node, record))
+        elif end is not None:
+            beside.append(end)
+        else:
+            waiting.extend(following for following, _ in node.next_functions)
+    return passes, sorted(beside)
+
+
+_HERE, _IN_LEARN2LEARN = "method.network.module.", "module."
+
+
+def _named_as_in_learn2learn(_: nn.Module, state: dict[str, Any], prefix: str, __: Any) -> None:
+    _renamed(state, prefix + _HERE, prefix + _IN_LEARN2LEARN)
+
+
+def _named_as_here(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
+    _renamed(state, prefix + _IN_LEARN2LEARN, prefix + _HERE)
+
+
+def _renamed(state: dict[str, Any], old: str, new: str) -> None:
+    for name in [name for name in state if name.startswith(old)]:
+        state[new + name.removeprefix(old)] = state.pop(name)
+
+
+def is_running_average(module: nn.Module, name: str) -> bool:
+    """Whether clones share a buffer: the running averages of normalization layers are those of all tasks."""
+    averages = ("running_mean", "running_var", "num_batches_tracked")
+    ours = isinstance(module, EpisodicBatchNorm) and module.mode == "running"
+    return name in averages and (ours or isinstance(module, nn.modules.batchnorm._NormBase))
+
+
+def _labels(y: Any, samples: int, device: torch.device) -> Tensor:
+    """Labels ``(N,)`` as int64, or values, from whatever holds one per sample."""
+    y = torch.as_tensor(y, device=device)
+    if not y.is_floating_point():
+        y = y.squeeze(-1) if y.shape == (samples, 1) else y
+        y = y.long()
+    if len(y) != samples or (y.dim() != 1 and not y.is_floating_point()):
+        raise InputError(
+            f"support=(x, y) needs one label per sample, got {samples} samples and labels {tuple(y.shape)}"
+        )
+    return y
+
+
+def _same_samples(a: _Piece, b: _Piece) -> bool:
+    if a.kwargs or b.kwargs or len(a.args) != len(b.args):
+        return False
+    pairs = list(zip(a.args, b.args, strict=True))
+    return all(x is y or (isinstance(x, Tensor) and x.shape == y.shape and torch.equal(x, y)) for x, y in pairs)
+
+
+def _merged(pieces: Sequence[_Piece]) -> _Piece:
+    if len(pieces) == 1:
+        return pieces[0]
+    if any(len(piece.args) != 1 or piece.kwargs for piece in pieces):
+        raise InputError(
+            "a further support mini-batch of a model of several inputs cannot be added to the first; pass the whole "
+            "support set at once"
+        )
+    x, y = (torch.cat(parts) for parts in zip(*((piece.args[0], piece.y) for piece in pieces), strict=True))
+    return _Piece((x,), {}, y, pieces[0].ways)
+
+
+def _check_every_class(piece: _Piece) -> None:
+    if piece.ways is None:
+        return
+    counts = piece.y.sum(0) if piece.y.is_floating_point() else torch.bincount(piece.y, minlength=piece.ways)
+    missing = (counts == 0).nonzero().flatten().tolist()
+    if missing:
+        raise InputError(
+            f"every class needs a support sample, classes {missing} of {piece.ways} have none; build the model with as "
+            "many outputs as the task has ways, or use adapt(support=(x, y), ways=...)"
+        )

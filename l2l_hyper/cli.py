@@ -1,0 +1,242 @@
+"""The command line `l2l-hyper`: compare, report, sweep, list."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.console import Console
+
+from ._version import __version__
+from .errors import InputError
+from .experiment.plan import SETTINGS, Plan, from_flags, make_plan, merged, read_preset
+
+if TYPE_CHECKING:
+    from .experiment.provenance import Provenance
+
+# What loads torch, scipy or matplotlib is imported inside the commands: help and a mistyped flag answer at once.
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+# click's UsageError, which typer takes from click or from its own copy of it, depending on its version
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; bad input ends as one line on stderr and exit code 2."""
+    try:
+        code = app(args=None if arguments is None else list(arguments), prog_name="l2l-hyper", standalone_mode=False)
+    except InputError as error:
+        code = _complain(str(error))
+    except _UsageError as error:
+        command = error.ctx.command_path if error.ctx else "l2l-hyper"
+        code = _complain(f"{error.format_message().rstrip('. ')}: try `{command} --help`")
+    except typer.Abort:
+        code = 130
+    sys.exit(code)
+
+
+def _complain(message: str) -> int:
+    typer.echo(f"l2l-hyper: error: {' '.join(message.split())}", err=True)
+    return 2
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"l2l-hyper {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(context: typer.Context, version: Version = False) -> None:
+    """Fair comparisons of hypernetwork adaptation with MAML, ProtoNets and other methods, on the same episodes."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one flag per setting; texts stay texts, which the settings themselves read and check."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True)
+        parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        for name in names:
+            setting = SETTINGS[name]
+            shown = setting.default or False
+            option = typer.Option(setting.flag, metavar=setting.form, help=setting.help, show_default=shown)
+            kind = Annotated[list[str] | None if setting.is_table else str | None, option]  # type: ignore[valid-type]
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
+        command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return command
+
+    return add
+
+
+Out = Annotated[Path, typer.Option(help="Folder for records, checkpoints, table and plots.")]
+Preset = Annotated[Path | None, typer.Option(metavar="FILE.toml", help="TOML file of defaults for these flags.")]
+
+
+@app.command()
+@_with_settings(*SETTINGS)
+def compare(*, out: Out, preset: Preset = None, **flags: Any) -> None:
+    """Train methods, test them on the same episodes, and report."""
+    plan = make_plan(merged({} if preset is None else read_preset(preset), from_flags(flags)))
+    _require_folders(plan, out, flags)
+
+    from .experiment.distributed import is_first, process_group
+    from .experiment.parts import Parts
+    from .experiment.records import open_folder, read_records
+    from .experiment.runner import carry_out, say
+    from .report import write_report
+
+    parts = Parts(plan)
+    with _interruptible(), process_group(plan.device), open_folder(out, plan.experiment):
+        console = Console(stderr=True, quiet=not is_first())
+        carry_out(plan, parts, out, _provenance(plan), console)
+        if not is_first():
+            return
+    # Another process may still be training the baseline: the table without it is better than none.
+    tested = {record.run.method for record in read_records(out)}
+    if plan.baseline is not None and plan.baseline not in tested:
+        say(console, f"{plan.baseline} has no records in {out} yet: the table is without differences")
+    write_report(out, _screen(), baseline=plan.baseline if plan.baseline in tested else None)
+
+
+@app.command()
+@_with_settings("baseline")
+def report(
+    *,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a comparison.")],
+    **flags: Any,
+) -> None:
+    """Print the table of a comparison and write it as Markdown, CSV, LaTeX and plots."""
+    if not (folder / "records").is_dir():
+        raise InputError(f"expected a folder with records, got {folder}: try the --out of `l2l-hyper compare`")
+    from .report import write_report
+
+    write_report(folder, _screen(), baseline=flags["baseline"])
+
+
+@app.command()
+@_with_settings("methods", "seeds", "data_root", "device", "memory_limit")
+def sweep(
+    *,
+    preset: Annotated[Path, typer.Argument(metavar="PRESET.toml", help="Preset with [sweep.METHOD] grids.")],
+    out: Out,
+    **flags: Any,
+) -> None:
+    """Try every point of a preset's grids, and choose by the score on validation episodes."""
+    given = from_flags(flags)
+    plan = make_plan(merged(read_preset(preset), given))
+    if not plan.grids:
+        raise InputError(f"expected grids to sweep in {preset}, got none: add a table such as [sweep.maml]")
+    swept = plan.methods if "methods" in given else tuple(plan.grids)
+    without = [method for method in swept if method not in plan.grids]
+    if without:
+        raise InputError(f"{preset} has no [sweep.{without[0]}]: it sweeps {', '.join(plan.grids)}")
+    _require_folders(plan, out, flags)
+
+    from .experiment.distributed import is_first, process_group
+    from .experiment.parts import Parts
+    from .experiment.records import open_folder
+    from .experiment.sweep import run_sweep
+
+    parts = Parts(plan)
+    with _interruptible(), process_group(plan.device), open_folder(out, plan.experiment):
+        console = Console(stderr=True, quiet=not is_first())
+        choices = run_sweep(plan, parts, swept, out, _provenance(plan), console)
+        if not is_first():
+            return
+    console = _screen()
+    console.print((out / "sweep.md").read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
+    for choice in choices:
+        if choice.at_edge:
+            names = ", ".join(choice.at_edge)
+            console.print(f"{choice.point.method}: best at the edge of {names}, widen the grid", markup=False)
+
+
+@app.command("list")
+def list_names() -> None:
+    """Show tasksets, metrics, backbones and methods, with their options."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from .backbones import BACKBONES
+    from .data import METRICS, list_tasksets
+    from .experiment.settings import defaults, described
+    from .methods import METHODS
+
+    screen = _screen()
+
+    def show(title: str, entries: dict[str, str]) -> None:
+        table = Table(title, "summary", box=None, pad_edge=False, header_style="bold")
+        for name, summary in entries.items():
+            table.add_row(name, summary)
+        screen.print(table, "")
+
+    def with_options(summary: str, values: dict[str, Any], texts: dict[str, str]) -> str:
+        lines = [f"[dim]{key}={escape(str(value))}  {escape(texts.get(key, ''))}[/]" for key, value in values.items()]
+        return "\n".join([escape(summary), *lines])
+
+    show("tasksets", {name: escape(summary) for name, summary in list_tasksets().items()})
+    show("metric", {name: f"{'higher' if METRICS[name].higher_is_better else 'lower'} is better" for name in METRICS})
+    backbones = {name: BACKBONES[name] for name in BACKBONES}
+    show("backbone", {name: with_options(entry.summary, entry.options, {}) for name, entry in backbones.items()})
+    methods = {name: METHODS[name] for name in METHODS}
+    show(
+        "method",
+        {
+            name: with_options(entry.summary, defaults(entry.options), described(entry.options))
+            for name, entry in methods.items()
+        },
+    )
+
+
+def _screen() -> Console:
+    """Standard output; into a file or a pipe, wide enough for the whole table."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+
+
+def _provenance(plan: Plan) -> Provenance:
+    from .experiment.provenance import collect, public_command
+
+    return collect(public_command(sys.argv[1:]), plan.device)
+
+
+def _require_folders(plan: Plan, out: Path, flags: dict[str, Any]) -> None:
+    """Tell what :func:`open_folder` would, before torch has loaded; and a data root that is not there."""
+    for path in (out, *out.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise InputError(f"expected a folder to write into, but {path} is a file: try another --out")
+            break
+    if flags["data_root"] is not None and not Path(plan.data_root).expanduser().is_dir():
+        raise InputError(
+            f"--data-root must be an existing folder, got {plan.data_root}: try the folder that holds the data sets"
+        )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    from .experiment.distributed import ProcessLost
+
+    continues = "the same command continues from the last checkpoint"
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"\nl2l-hyper: stopped; {continues}", err=True)
+        raise typer.Exit(130) from None
+    except ProcessLost as lost:
+        typer.echo(f"l2l-hyper: error: {lost}; {continues}", err=True)
+        raise typer.Exit(1) from None

@@ -1,0 +1,145 @@
+"""Few-shot episodes as plain tensors, with the loss and the metric by which they are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import InputError
+
+__all__ = ["ACCURACY", "SQUARED_ERROR", "Episodes", "Metric", "SupportSet", "cross_entropy", "squared_error"]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Outputs ``(T, Q, *)`` and targets of T tasks to one loss per task, shape ``(T,)``."""
+
+
+def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy per task, from logits ``(T, Q, C)`` and labels ``(T, Q)``, shape ``(T,)``."""
+    return F.cross_entropy(outputs.movedim(-1, 1), labels, reduction="none").flatten(1).mean(1)
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error per task, from two tensors ``(T, Q, *)``, shape ``(T,)``."""
+    return (outputs - targets).square().flatten(1).mean(1)
+
+
+def accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Share of samples whose largest logit is that of their label, per task, shape ``(T,)``."""
+    return (outputs.argmax(-1) == labels).float().flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a table reports of the queries of a task.
+
+    Attributes:
+        name: as tables print it.
+        of: outputs ``(T, Q, *)`` and targets to one number per task, shape ``(T,)``.
+        higher_is_better: which way is better, for selection on validation episodes and for the order of a table.
+        percent: whether the number is a share that tables print in percent.
+    """
+
+    name: str
+    of: Loss
+    higher_is_better: bool = True
+    percent: bool = False
+
+
+ACCURACY = Metric("accuracy", accuracy, percent=True)
+SQUARED_ERROR = Metric("squared error", squared_error, higher_is_better=False)
+
+
+@dataclass(frozen=True, eq=False)
+class SupportSet:
+    """The support sets of T tasks: all that a method may read when it adapts.
+
+    Attributes:
+        x: samples of any shape and dtype, ``(T, N, *)``: images, waveforms, tokens, rows of a table.
+        y: classes ``(T, N)``, integer from 0 to ``ways - 1``, or shares of classes ``(T, N, ways)``; with ``ways`` ``None``
+            values ``(T, N, *)``.
+        ways: classes per task, ``None`` in regression.
+        loss: outputs and ``y`` to one loss per task.
+        seen: what the network showed of ``x`` before adaptation, where a caller has it already; a method that reads it
+            (:class:`~l2l_hyper.methods.taskwise.Pass`) spares itself that pass.
+    """
+
+    x: Tensor
+    y: Tensor
+    ways: int | None
+    loss: Loss = cross_entropy
+    seen: Any = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def one_hot(self, dtype: torch.dtype) -> Tensor:
+        """Classes ``(T, N, C)`` as one-hot vectors, or as the shares that ``y`` holds already."""
+        if self.ways is None:
+            raise InputError("this method makes one vector per class, but the targets are values; try another method")
+        return self.y.to(dtype) if self.y.is_floating_point() else F.one_hot(self.y, self.ways).to(dtype)
+
+    def __iter__(self) -> Iterator[SupportSet]:
+        """Each support set as a batch of one."""
+        return (SupportSet(x, y, self.ways, self.loss) for x, y in zip(self.x.split(1), self.y.split(1), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Episodes:
+    """A batch of T episodes, with samples of any shape and dtype.
+
+    Attributes:
+        support: support samples, shape ``(T, N, *)``; in classification N is ways · shots, the samples of a class are
+            consecutive and labels ascend.
+        support_labels: their labels, int64 with shape ``(T, N)``; in regression their values ``(T, N, *)``.
+        query: query samples, shape ``(T, Q, *)``.
+        query_labels: their labels or values.
+        ways: classes per episode, ``None`` in regression.
+        loss: outputs and labels of T tasks to one loss per task, which training minimises.
+        metric: what tables report.
+    """
+
+    support: Tensor
+    support_labels: Tensor
+    query: Tensor
+    query_labels: Tensor
+    ways: int | None
+    loss: Loss = cross_entropy
+    metric: Metric = ACCURACY
+
+    @property
+    def support_set(self) -> SupportSet:
+        """What a method adapts to."""
+        return SupportSet(self.support, self.support_labels, self.ways, self.loss)
+
+    def __len__(self) -> int:
+        return len(self.support)
+
+    def __iter__(self) -> Iterator[Episodes]:
+        return (self.task(i) for i in range(len(self)))
+
+    def task(self, index: int) -> Episodes:
+        """Episode ``index`` as a batch of one (tensors are views); ``IndexError`` when there is no such episode."""
+        position = range(len(self))[index]
+        return self._with(lambda tensor: tensor[position : position + 1])
+
+    def split(self, size: int) -> Iterator[Episodes]:
+        """Batches of ``size`` episodes and one of those that are left (tensors are views)."""
+
+        def part(first: int) -> Episodes:
+            return self._with(lambda tensor: tensor[first : first + size])
+
+        return (part(first) for first in range(0, len(self), size))
+
+    def to(self, device: torch.device | str) -> Episodes:
+        """The same episodes on ``device``."""
+        return self._with(lambda tensor: tensor.to(device))
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Episodes:
+        tensors = ("support", "support_labels", "query", "query_labels")
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in tensors}
+        return replace(self, **changed)

@@ -1,0 +1,135 @@
+"""What a comparison is: the settings that all methods share, and one run of one method within it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+from ..errors import InputError
+from ..files import plain
+from .settings import checked
+
+__all__ = ["Experiment", "Run", "renamed", "renamed_options"]
+
+Count = Annotated[int, Ge(1)]
+Ways = Annotated[int, Ge(2)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """The settings that every method of a comparison shares; two records compare only if these are equal.
+
+    Each field is a flag of ``l2l-hyper compare``, a key of a preset and a field of a record.
+
+    Attributes:
+        tasksets: name of the tasksets, or ``package.module:function``.
+        ways: classes per episode, in validation and test (and in training unless ``train_ways`` is given).
+        shots: support samples per class.
+        queries: query samples per class.
+        train_queries: query samples per class in training; as ``queries`` if not given.
+        train_ways: classes per episode in training; as ``ways`` if not given.
+        iterations: meta-training iterations (optimizer steps); ignored when ``train_seconds`` is given.
+        train_seconds: train each method for this many seconds instead, for comparisons at equal time.
+        meta_batch: episodes per iteration.
+        validate_every: iterations between two looks at the validation episodes (and two checkpoints).
+        validation_episodes: episodes that select the iteration whose weights are tested.
+        test_episodes: episodes of the test table, the same for every method.
+        split_seed: seed of the class split and of the validation and test episodes.
+        metric: name of the metric of the table, or ``package.module:object``; that of the tasksets if not given.
+        backbone: name of the network, or ``package.module:function``.
+        channels: channels per layer of the backbone, where it has such an option.
+        backbone_options: further options of the backbone, by name.
+        normalization: the statistics that normalization layers use: support, transductive or running.
+        precision: number format, float32 or bfloat16 (torch.autocast to it, for a GPU; on a CPU it is slower).
+
+    Raises:
+        InputError: for a value of another type or out of its range.
+    """
+
+    tasksets: str = "glyphs"
+    ways: Ways = 5
+    shots: Count = 1
+    queries: Count = 15
+    train_queries: Count | None = None
+    train_ways: Ways | None = None
+    iterations: Count = 5000
+    train_seconds: Annotated[float, Gt(0)] | None = None
+    meta_batch: Count = 16
+    validate_every: Count = 500
+    validation_episodes: Count = 200
+    test_episodes: Ways = 600
+    split_seed: Annotated[int, Ge(0), Lt(2**63)] = 0
+    metric: str | None = None
+    backbone: str = "omniglot-cnn"
+    channels: Count = 64
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    normalization: Literal["support", "transductive", "running"] = "support"
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        for name, value in checked(type(self), vars(self), "setting").items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One method trained once with one seed within an experiment; ``options`` go to the method."""
+
+    experiment: Experiment
+    method: str
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the run, used for its files."""
+        method = re.sub(r"[^\w.+-]", "_", self.method)
+        return f"{method}-seed{self.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as plain JSON values, as a record stores it."""
+        return plain({**asdict(self), "options": self.options})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Run:
+        """Inverse of :meth:`to_dict`, which also reads the keys that earlier versions wrote."""
+        experiment = Experiment(**renamed(values["experiment"]))
+        options = renamed_options(values["method"], values["options"])
+        return cls(experiment=experiment, method=values["method"], seed=values["seed"], options=options)
+
+
+_RENAMED = {"hidden": "channels"}
+_RENAMED_OPTIONS = {"hyper-adapter": {"start": "base_learner", "change": "modulation"}}
+_RENAMED_VALUES = {("hyper-adapter", "base_learner", "base"): "own"}
+
+
+def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of an experiment by their present names.
+
+    Raises:
+        InputError: when a setting is there under its former and its present name.
+    """
+    return _renamed(settings, _RENAMED)
+
+
+def renamed_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a method by their present names and values; a list holds values to try."""
+    changed = _renamed(options, _RENAMED_OPTIONS.get(method, {}))
+
+    def value(name: str, old: Any) -> Any:
+        if isinstance(old, list):
+            return [value(name, one) for one in old]
+        return _RENAMED_VALUES.get((method, name, old), old)
+
+    return {name: value(name, old) for name, old in changed.items()}
+
+
+def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    for old, new in names.items():
+        if old in values and new in values:
+            raise InputError(f"expected {new}, or {old} as it was called before, got both: keep {new}")
+    return {names.get(name, name): value for name, value in values.items()}

@@ -1,0 +1,46 @@
+"""The network that reads support sets beside a smaller one: trained by an earlier run, and frozen."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..backbones import BACKBONES
+from ..errors import InputError
+from ..methods import TaskwiseNetwork
+from .checkpoint import load_checkpoint
+from .config import Run
+from .recipe.pretrained import read_pretrained
+
+__all__ = ["read_encoder"]
+
+
+def read_encoder(path: str, seed: int, sample_shape: tuple[int, ...]) -> nn.Module:
+    """The backbone of a checkpoint, with its selected weights, frozen and in evaluation mode.
+
+    Args:
+        path: of the checkpoint that ``compare`` wrote; ``{seed}`` in it stands for the training seed.
+        seed: of the run that begins.
+        sample_shape: of the samples that it will read.
+
+    Raises:
+        InputError: when the file cannot be read, was not written by a run, or holds weights of another backbone.
+    """
+    pretrained = read_pretrained(path, seed)
+    saved = load_checkpoint(pretrained.path, torch.device("cpu"))
+    if "run" not in saved:
+        raise InputError(
+            f"expected a checkpoint of `l2l-hyper compare` in {pretrained.path}, which says what its backbone is, got "
+            "a file without it; train the encoder with compare"
+        )
+    e = Run.from_dict(saved["run"]).experiment
+    entry = BACKBONES[e.backbone]
+    options = {"channels": e.channels, **e.backbone_options} if "channels" in entry.options else e.backbone_options
+    model = entry.build(e.ways, sample_shape, options)
+    pretrained.load_backbone(model)
+    network = TaskwiseNetwork(model)
+    centre = pretrained.backbone.get(f"{network.head_name}.centre")
+    if centre is not None:
+        network.read_unit_length()
+        network.head.centre = nn.Parameter(centre)
+    return network.module.requires_grad_(False).eval()

@@ -1,0 +1,63 @@
+"""Testing a method on episodes addressed by index, and timing its adaptation."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..data.episode import Episodes, Metric
+from ..methods.contract import Method
+
+__all__ = ["adaptation_milliseconds", "evaluate_on"]
+
+
+@torch.no_grad()
+def evaluate_on(
+    method: Method, batch: Callable[[range], Episodes], episodes: int, metric: Metric, *, batch_size: int
+) -> tuple[list[float], list[float]]:
+    """Loss (without the method's penalty) and score of episodes 0 … ``episodes`` − 1, in evaluation mode.
+
+    Args:
+        method: what to test.
+        batch: a range of episode indices to episodes.
+        episodes: how many.
+        metric: what scores them.
+        batch_size: how many at once.
+    """
+    was_training = method.training
+    method.eval()
+    losses: list[float] = []
+    scores: list[float] = []
+    for first in range(0, episodes, batch_size):
+        part = batch(range(first, min(first + batch_size, episodes)))
+        outputs = method.predict(method.adapt(part.support_set), part.query)
+        losses += part.loss(outputs, part.query_labels).tolist()
+        scores += metric.of(outputs, part.query_labels).tolist()
+    method.train(was_training)
+    return losses, scores
+
+
+@torch.no_grad()
+def adaptation_milliseconds(method: Method, episode: Episodes, *, repeats: int = 30) -> float:
+    """Median milliseconds to adapt to one task, queries not counted."""
+    was_training = method.training
+    method.eval()
+    times = []
+    for repeat in range(repeats + 5):
+        _synchronize(episode.support)
+        begin = time.perf_counter()
+        method.adapt(episode.support_set)
+        _synchronize(episode.support)
+        if repeat >= 5:  # the first calls warm caches up
+            times.append(time.perf_counter() - begin)
+    method.train(was_training)
+    return 1000 * statistics.median(times)
+
+
+def _synchronize(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)

@@ -1,0 +1,171 @@
+"""What the names in a plan stand for: tasksets, backbone, metric, methods with their options, device."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..backbones import BACKBONES, BackboneEntry
+from ..data import METRICS, TASKSETS, BenchmarkTasksets, Episodes, Metric, manifest
+from ..errors import InputError
+from ..methods import METHODS, Method, MethodEntry
+from ..registry import unknown_name
+from .config import Experiment, Run
+from .distributed import first_then_others
+from .encoder import read_encoder
+from .plan import Plan
+from .settings import checked, defaults
+
+__all__ = ["Parts", "find_device", "label_of", "training_episodes"]
+
+
+class Parts:
+    """The objects of a plan; tasksets are read when they are first asked for.
+
+    Args:
+        plan: the names.
+        methods: the class or function of a method, where it is none of :data:`~l2l_hyper.methods.METHODS`.
+        backbone: the same for the backbone.
+        tasksets: the three tasksets, where they are not named.
+
+    Raises:
+        InputError: for a name that nothing has, an option that a method or the backbone does not have or that is of
+            another type, and a device that is not there.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        methods: Mapping[str, Callable[..., nn.Module]] | None = None,
+        backbone: Callable[..., nn.Module] | None = None,
+        tasksets: Sequence[Any] | None = None,
+    ) -> None:
+        e, given = plan.experiment, methods or {}
+        self._plan = plan
+        self.device = find_device(plan.device)
+        self.data_root = Path(plan.data_root).expanduser()
+        self._tasksets = TASKSETS[e.tasksets] if tasksets is None else TASKSETS.entry(e.tasksets, tasksets)
+        self.metric: Metric | None = None if e.metric is None else METRICS[e.metric]
+        self.backbone: BackboneEntry = (
+            BACKBONES[e.backbone] if backbone is None else BACKBONES.entry(e.backbone, backbone)
+        )
+        self.methods: dict[str, MethodEntry] = {
+            name: METHODS.entry(name, given[name]) if name in given else METHODS[name]
+            for name in dict.fromkeys([*plan.methods, *plan.options, *plan.grids])
+        }
+        if plan.baseline is not None and plan.baseline not in self.methods:
+            METHODS[plan.baseline]
+        self.options = {name: self._options(entry) for name, entry in self.methods.items()}
+        self.grids = {name: self._grid(name, table) for name, table in plan.grids.items()}
+        self._backbone_options()
+
+    @functools.cached_property
+    def tasksets(self) -> BenchmarkTasksets:
+        """Those of training, validation and test."""
+        e = self._plan.experiment
+        options = {
+            "train_ways": e.train_ways or e.ways,
+            "train_samples": e.shots + (e.train_queries or e.queries),
+            "test_ways": e.ways,
+            "test_samples": e.shots + e.queries,
+            "root": str(self.data_root),
+            "device": self.device,
+            "split_seed": e.split_seed,
+        }
+        with first_then_others():
+            return self._tasksets.build(options)
+
+    @functools.cached_property
+    def manifest(self) -> dict[str, Any]:
+        """What the episodes are."""
+        e = self._plan.experiment
+        return manifest(
+            self.tasksets,
+            name=e.tasksets,
+            ways=e.ways,
+            shots=e.shots,
+            queries=e.queries,
+            split_seed=e.split_seed,
+            episodes=e.test_episodes,
+        )
+
+    def model(self, seed: int, episode: Episodes) -> nn.Module:
+        """The backbone for such episodes, with the initial weights of a seed."""
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - learn2learn draws some initial weights with scipy, from numpy's global state
+        values = episode.query_labels.shape[2:].numel()
+        outputs = self._plan.experiment.ways if episode.ways is not None else values
+        return self.backbone.build(outputs, tuple(episode.support.shape[2:]), self._backbone_options())
+
+    def method(self, run: Run, model: nn.Module) -> Method:
+        """The method of a run around its backbone, on the device."""
+        entry, path = self.methods[run.method], str(run.options.get("encoder", ""))
+        shape = tuple(self.tasksets.train.batch([0], shots=1, queries=1).support.shape[2:])
+        encoder = read_encoder(path, run.seed, shape) if path else None
+        method = entry.build(model, run.options, run.experiment.normalization, encoder).to(self.device)
+        if self.device.type == "cpu":
+            method.to(memory_format=torch.channels_last)  # convolutions are two to three times faster
+        return method
+
+    def _backbone_options(self) -> dict[str, Any]:
+        e, known = self._plan.experiment, self.backbone.options
+        options = {"channels": e.channels, **e.backbone_options} if "channels" in known else dict(e.backbone_options)
+        if "channels" not in known and e.channels != Experiment().channels:
+            raise InputError(f"backbone {e.backbone!r} has no option channels: leave --channels out")
+        for name, value in options.items():
+            try:
+                inspect.signature(self.backbone.make).bind(e.ways, (), **{name: value})
+            except TypeError:
+                raise unknown_name(f"option of backbone {e.backbone}", name, known) from None
+        return options
+
+    def _options(self, entry: MethodEntry) -> dict[str, Any]:
+        given = self._plan.options.get(entry.name, {})
+        values = checked(entry.options, given, f"option of {entry.name}", f"{entry.name}.")
+        return {**defaults(entry.options), **values}
+
+    def _grid(self, method: str, table: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        entry, kind = self.methods[method], f"option of {method}"
+        return {
+            name: [checked(entry.options, {name: value}, kind, f"{method}.")[name] for value in values]
+            for name, values in table.items()
+        }
+
+
+def label_of(entry: MethodEntry, options: Mapping[str, Any]) -> str:
+    """Name of the method in tables, with the implementation where it is not the package's own."""
+    implementation = options.get("implementation", "batched")
+    return entry.label if implementation == "batched" else f"{entry.label} ({implementation})"
+
+
+def training_episodes(e: Experiment) -> dict[str, int]:
+    """The form of training episodes, as tasksets take it."""
+    return {"ways": e.train_ways or e.ways, "shots": e.shots, "queries": e.train_queries or e.queries}
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        InputError: for one that is not there.
+    """
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":
+            there = (device.index or 0) < torch.cuda.device_count()
+        else:
+            there = device.type != "meta" and torch.empty(0, device=device).device.type == device.type
+    except (RuntimeError, AssertionError, NotImplementedError):
+        there = False
+    if not there:
+        gpus = torch.cuda.device_count()
+        raise InputError(f"expected a device that is there, got {name!r}; try cpu{' or cuda' if gpus else ''}")
+    return device

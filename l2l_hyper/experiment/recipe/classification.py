@@ -1,0 +1,141 @@
+"""Joint classification among all training classes: single samples, a classifier on the method's features, its loss."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...data.taskset import TensorTaskset
+from ...errors import InputError
+from ...functional import EpisodicBatchNorm, full_precision
+from ...methods.contract import Method
+from ...methods.taskwise import Pass, TaskwiseNetwork
+
+__all__ = ["WholeClassifier", "attach_classifier", "class_pass", "normalized_by", "with_rotation_classes"]
+
+
+class WholeClassifier(nn.Module):
+    r"""Classifies features among all training classes, by cosine or by a linear layer.
+
+    .. math:: o_c(h) = \tau \cos(h - m, w_c) \quad\text{or}\quad w_c \cdot h + b_c
+
+    with a learned centre m and scale τ.  A method finds it as ``method.whole_classifier`` and may read ``weight``, one
+    vector per training class, as attention to stored base-class weights does.
+
+    Args:
+        features: D, the number of features.
+        classes: how many.
+        kind: "cosine" or "linear".
+
+    Shape: features ``(N, D)`` to logits ``(N, classes)``.
+    """
+
+    def __init__(self, features: int, classes: int, kind: Literal["cosine", "linear"] = "cosine") -> None:
+        super().__init__()
+        self.kind = kind
+        self.weight = nn.Parameter(torch.randn(classes, features) / math.sqrt(features))
+        if kind == "cosine":
+            self.centre = nn.Parameter(torch.zeros(features))
+            self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+        else:
+            self.bias = nn.Parameter(torch.zeros(classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits."""
+        with full_precision(features.device):
+            h = features.to(self.weight.dtype)
+            if self.kind == "linear":
+                return F.linear(h, self.weight, self.bias)
+            return self.log_scale.exp() * F.linear(
+                F.normalize(h - self.centre, dim=-1), F.normalize(self.weight, dim=-1)
+            )
+
+
+def attach_classifier(method: Method, taskset: Any, kind: Literal["cosine", "linear"]) -> WholeClassifier:
+    """Give a method a classifier of all classes of the training taskset, as its submodule ``whole_classifier``.
+
+    There it is trained, averaged, saved and loaded with everything else that the method learns.
+
+    Raises:
+        InputError: for a method whose features cannot be read, and a taskset that cannot draw single samples.
+    """
+    network = getattr(method, "network", None)
+    if not isinstance(network, TaskwiseNetwork):
+        raise InputError(
+            f"class_batch needs a method whose attribute network is a TaskwiseNetwork, of whose features images are "
+            f"classified, {type(method).__name__} has none; use class_batch=0"
+        )
+    if not isinstance(taskset, TensorTaskset):
+        raise InputError(
+            f"class_batch needs a training taskset that knows the class of each sample, a TensorTaskset, "
+            f"got {type(taskset).__name__}; use class_batch=0"
+        )
+    classes = taskset.num_classes * (4 if taskset.rotations else 1)
+    classifier = WholeClassifier(network.head.in_features, classes, kind).to(network.head.weight.device)
+    method.add_module("whole_classifier", classifier)
+    return classifier
+
+
+def class_pass(method: Method, x: Tensor, labels: Tensor, label_smoothing: float) -> tuple[Tensor, Pass]:
+    """Cross-entropy of samples ``(N, *)`` among all training classes, and their pass through the method's network.
+
+    What is classified is what the network's last layer is given, the same for every method.
+    """
+    network: TaskwiseNetwork = method.network  # type: ignore[assignment]
+    given: list[Tensor] = []
+    hook = network.head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    try:
+        seen = network(x[None])
+    finally:
+        hook.remove()
+    logits = method.whole_classifier(given[0])  # type: ignore[operator]
+    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing), seen
+
+
+@contextmanager
+def normalized_by(method: Method, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Within the block the "running" layers of the method's network normalize by given statistics, while training.
+
+    With those of a batch of single samples, an episode is normalized in training as the running averages of such
+    batches normalize it afterwards, and not by the few samples of its own support set.
+
+    Args:
+        method: with a network.
+        statistics: mean and variance ``(C,)`` by name of the layer.
+    """
+    network: nn.Module = method.network.module  # type: ignore[union-attr, assignment]
+    layers = [(network.get_submodule(name), values) for name, values in statistics.items()]
+    running = [(m, v) for m, v in layers if isinstance(m, EpisodicBatchNorm) and m.mode == "running"]
+    try:
+        for layer, (mean, var) in running:
+            layer.support_mean, layer.support_var = mean, var
+        yield
+    finally:
+        for layer, _ in running:
+            layer.support_mean = layer.support_var = None
+
+
+def with_rotation_classes(taskset: Any) -> TensorTaskset:
+    """The taskset with each class turned by 90, 180 and 270 degrees as three further classes.
+
+    An episode holds a class in one of its rotations only.
+
+    Raises:
+        InputError: for anything but a TensorTaskset of square images.
+    """
+    shape = taskset.sample_shape if isinstance(taskset, TensorTaskset) else None
+    if shape is None or len(shape) != 3 or shape[1] != shape[2]:
+        raise InputError(
+            f"rotation_classes needs a TensorTaskset of square images (C, H, W), got {type(taskset).__name__}"
+            f"{'' if shape is None else f' of samples of shape {shape}'}; use rotation_classes=false"
+        )
+    turned = copy.copy(taskset)
+    turned.rotations = "class"
+    return turned

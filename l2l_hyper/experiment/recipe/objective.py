@@ -1,0 +1,115 @@
+"""What one training iteration minimises, and its gradient: episodes, and single samples among all training classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ...data import Episodes, Metric, Taskset
+from ...methods import Method
+from ..config import Experiment, Run
+from ..distributed import share
+from .augmentation import augmented_episodes, augmented_images
+from .classification import class_pass, normalized_by
+
+__all__ = ["Objective", "training_episodes"]
+
+
+def training_episodes(e: Experiment, iteration: int = 0) -> dict[str, int]:
+    """The form of the training episodes of an iteration, as tasksets take it."""
+    shots = e.train_shots or (e.shots,)
+    return {
+        "ways": e.train_ways or e.ways,
+        "shots": shots[iteration % len(shots)],
+        "queries": e.train_queries or e.queries,
+    }
+
+
+class Objective:
+    r"""The loss of an iteration, :math:`\frac1T\sum_t L_t + w\,L_{\text{classes}}`.
+
+    :math:`L_t` is the method's own loss of episode t, and :math:`L_{\text{classes}}` the cross-entropy of the images of
+    the class batch, where there is one, with its weight w.  With normalization "running" the episodes are then
+    normalized by the statistics of the class batch, through which the gradient flows as well.
+
+    Args:
+        run: the experiment and the seed of the episodes.
+        method: with the submodule ``whole_classifier`` if there is a class batch.
+        taskset: of training; with the method ``classified`` if there is a class batch.
+        metric: what scores the queries.
+        at_once: how many episodes go together.
+        device: where the method is.
+        autocast: the context of forward passes.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        method: Method,
+        taskset: Taskset,
+        metric: Metric,
+        *,
+        at_once: int,
+        device: torch.device,
+        autocast: torch.autocast,
+    ) -> None:
+        self.run, self.method, self.taskset, self.metric = run, method, taskset, metric
+        self.at_once, self.device, self.autocast = at_once, device, autocast
+
+    def episodes(self, iteration: int) -> Episodes:
+        """This process's episodes of an iteration."""
+        e = self.run.experiment
+        indices = share(range(iteration * e.meta_batch, (iteration + 1) * e.meta_batch))
+        # Seed 0 is that of the validation and test splits; they hold other classes all the same.
+        drawn = self.taskset.batch(indices, seed=self.run.seed, **training_episodes(e, iteration)).to(self.device)
+        return drawn if e.augmentation == "none" else augmented_episodes(drawn, indices, self.run.seed)
+
+    def backward(self, iteration: int) -> tuple[Tensor, Tensor]:
+        """Add T times the gradient of an iteration's loss to the parameters; T times the loss, the sum of scores."""
+        e = self.run.experiment
+        if not e.class_batch:
+            return self._of_episodes(self.episodes(iteration))
+        x, labels = self._class_batch(iteration)
+        with self.autocast:
+            loss, seen = class_pass(self.method, x, labels, e.label_smoothing)
+        loss = e.class_weight * e.meta_batch * loss
+        shared = seen.statistics if e.normalization == "running" else {}
+        # Leaves of their own, so that episodes may go in parts: each part adds its gradient.
+        leaves = {name: (_leaf(mean), _leaf(var)) for name, (mean, var) in shared.items()}
+        with normalized_by(self.method, leaves):
+            of_episodes, score = self._of_episodes(self.episodes(iteration))
+        pairs = zip(_flat(shared), _flat(leaves), strict=True)
+        through = [(own, leaf.grad[None]) for own, leaf in pairs if leaf.grad is not None]
+        torch.autograd.backward([loss, *(own for own, _ in through)], [None, *(gradient for _, gradient in through)])
+        return of_episodes + loss.detach(), score
+
+    def _of_episodes(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
+        total_loss = total_score = torch.zeros((), device=self.device)
+        for part in episodes.split(self.at_once):
+            with self.autocast:
+                adapted = self.method.adapt(part.support_set)
+                outputs = self.method.predict(adapted, part.query)
+                losses = self.method.loss(adapted, outputs, part)
+                scores = self.metric.of(outputs.detach(), part.query_labels)
+            losses.sum().backward()
+            total_loss = total_loss + losses.detach().sum()
+            total_score = total_score + scores.sum()
+        return total_loss, total_score
+
+    def _class_batch(self, iteration: int) -> tuple[Tensor, Tensor]:
+        e = self.run.experiment
+        indices = range(iteration * e.class_batch, (iteration + 1) * e.class_batch)
+        x, labels = self.taskset.classified(indices, seed=self.run.seed)  # type: ignore[attr-defined]
+        x, labels = x.to(self.device), labels.to(self.device)
+        return (x if e.augmentation == "none" else augmented_images(x, indices, "class", self.run.seed)), labels
+
+
+def _leaf(statistic: Tensor) -> Tensor:
+    """Mean or variance ``(1, C)`` as ``(C,)`` without its graph."""
+    return statistic[0].detach().requires_grad_()
+
+
+def _flat(statistics: Mapping[str, tuple[Tensor, Tensor]]) -> list[Tensor]:
+    return [value for pair in statistics.values() for value in pair]

@@ -1,0 +1,50 @@
+"""What the training of a comparison may be besides its length: settings that all methods share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt, MinLen
+
+__all__ = ["Recipe"]
+
+# This module imports no torch, so that a bad flag is told at once.
+Share = Annotated[float, Ge(0), Lt(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How every method of a comparison is trained; the defaults are Adam, a cosine schedule to zero, and nothing else.
+
+    Attributes:
+        optimizer: adam, adamw, or sgd with Nesterov momentum of 0.9.
+        weight_decay: of the optimizer, for weight matrices and kernels; vectors and single numbers have none.
+        warmup: share of the training in which the learning rate rises from zero.
+        schedule: of the learning rate after that: cosine, which ends at zero, constant, or step, a tenth by each third.
+        augmentation: none, or crop-flip, which moves images by up to an eighth of their sides and mirrors half of them.
+        rotation_classes: whether images turned by 90, 180 and 270 degrees are further training classes.
+        class_batch: images per iteration that are classified among all training classes; 0 for none.
+        class_weight: weight of their loss beside the mean loss of the episodes.
+        classifier: what classifies them: cosine, with a learned centre and scale, or linear.
+        label_smoothing: of their loss.
+        train_shots: support samples per class in training, one after the other by iteration; shots if not given.
+        average: decay of the moving average of weights that is validated and tested, such as 0.99; none if not given.
+        pretrained: checkpoint whose backbone every method starts from; {seed} in it stands for the seed.
+        backbone_lr: learning rate of the backbone, in units of the method's own.
+    """
+
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    warmup: Share = 0.0
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    augmentation: Literal["none", "crop-flip"] = "none"
+    rotation_classes: bool = False
+    class_batch: Annotated[int, Ge(0)] = 0
+    class_weight: Annotated[float, Gt(0)] = 1.0
+    classifier: Literal["cosine", "linear"] = "cosine"
+    label_smoothing: Share = 0.0
+    train_shots: Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)] | None = None
+    average: Share | None = None
+    pretrained: str | None = None
+    backbone_lr: Annotated[float, Ge(0)] = 1.0

@@ -1,0 +1,34 @@
+"""Modules as functions of their weights: calls under other weights, declared normalization, precision."""
+
+from .call import call, clone_tree, install, share_copy, slots, tensors
+from .norm import (
+    EpisodicBatchNorm,
+    Normalization,
+    Statistics,
+    convert_norm,
+    held_statistics,
+    hold_statistics,
+    statistics_of,
+    update_running,
+)
+from .precision import autocast_enabled, autocast_now, full_precision
+
+__all__ = [
+    "EpisodicBatchNorm",
+    "Normalization",
+    "Statistics",
+    "autocast_enabled",
+    "autocast_now",
+    "call",
+    "clone_tree",
+    "convert_norm",
+    "full_precision",
+    "held_statistics",
+    "hold_statistics",
+    "install",
+    "share_copy",
+    "slots",
+    "statistics_of",
+    "tensors",
+    "update_running",
+]

@@ -1,0 +1,127 @@
+"""What a method is: it adapts to support sets and predicts queries; the rest has defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..data.episode import Episodes, SupportSet
+from ..errors import InputError
+from ..functional.norm import convert_norm, statistics_of, update_running
+
+__all__ = ["Method", "OneByOne", "Options", "as_method"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of a method; each is a key of ``[options.METHOD]`` in a preset and of ``--option METHOD.KEY=VALUE``.
+
+    Attributes:
+        lr: learning rate of meta-training.
+    """
+
+    lr: float = 3e-3
+
+
+class Method(nn.Module):
+    """A method of a comparison.  Any ``nn.Module`` with ``adapt`` and ``predict`` will do; see :func:`as_method`.
+
+    A class derived from this one is given T tasks at once and may say more: its options, what its loss is, and two
+    facts that decide how many tasks go together.  Its constructor takes the backbone and the options.
+
+    Attributes:
+        Options: a dataclass of its options.
+        one_by_one: whether it gains nothing from several tasks at once.
+        adapts_features: whether each task has features of its own, made by weights of its own.
+    """
+
+    Options: ClassVar[type[Any]] = Options
+    one_by_one: ClassVar[bool] = False
+    adapts_features: bool = False
+
+    def adapt(self, support: SupportSet) -> Any:
+        """Adapt to T tasks; whatever this returns goes to :meth:`predict`."""
+        raise NotImplementedError
+
+    def predict(self, adapted: Any, query: Tensor) -> Tensor:
+        """Outputs ``(T, Q, *)``, such as logits ``(T, Q, C)``, on queries ``(T, Q, *)``."""
+        raise NotImplementedError
+
+    def penalty(self, adapted: Any) -> Tensor | float:
+        """A term that is added to the loss of each task, shape ``(T,)``."""
+        return 0.0
+
+    def loss(self, adapted: Any, outputs: Tensor, episodes: Episodes) -> Tensor:
+        """What meta-training minimises, per task, shape ``(T,)``: the episodes' own loss, and the penalty."""
+        return episodes.loss(outputs, episodes.query_labels) + self.penalty(adapted)
+
+
+class OneByOne(Method):
+    """A module that knows nothing of many tasks, normalization or penalties, given one task at a time.
+
+    Its normalization layers meet, with each query, the statistics that they had when it adapted.
+
+    Args:
+        module: what has ``adapt(support)`` and ``predict(adapted, query)``; a leading task dimension of 1 stays.
+    """
+
+    one_by_one = True
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def adapt(self, support: SupportSet) -> list[tuple[Any, dict[str, tuple[Tensor, Tensor]]]]:
+        """Adapt to each task in turn."""
+        return [self._adapt_one(one) for one in support]
+
+    def predict(self, adapted: list[tuple[Any, dict[str, tuple[Tensor, Tensor]]]], query: Tensor) -> Tensor:
+        """Outputs on the queries of each task in turn."""
+        outputs = []
+        for (task, statistics), x in zip(adapted, query.split(1), strict=True):
+            with statistics_of(self.module, statistics):
+                outputs.append(self.module.predict(task, x))
+        return torch.cat(outputs)
+
+    def penalty(self, adapted: list[tuple[Any, Any]]) -> Tensor | float:
+        """The module's own, if it has one."""
+        if not hasattr(self.module, "penalty"):
+            return 0.0
+        return torch.stack([torch.as_tensor(self.module.penalty(task)).sum() for task, _ in adapted])
+
+    def _adapt_one(self, support: SupportSet) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
+        with statistics_of(self.module, None) as statistics:
+            task = self.module.adapt(support)
+        if self.training:
+            update_running(self.module, {n: (mean[None], var[None]) for n, (mean, var) in statistics.items()})
+        return task, dict(statistics)
+
+
+def as_method(module: nn.Module, normalization: str) -> Method:
+    """The module as a comparison trains it: checked, its BatchNorm layers declared, one task at a time if need be.
+
+    Args:
+        module: a :class:`Method`, or any module with ``adapt(support)`` and ``predict(adapted, query)``.
+        normalization: "support", "transductive" or "running", see :class:`~l2l_hyper.functional.EpisodicBatchNorm`.
+
+    Raises:
+        InputError: for anything else.
+    """
+    missing = [name for name in ("adapt", "predict") if not _defined(module, name)]
+    if not isinstance(module, nn.Module) or missing:
+        what = " and ".join(f"{name}()" for name in missing) or "nn.Module as a base"
+        raise InputError(
+            f"a method is an nn.Module with adapt(support) -> adapted and predict(adapted, query) -> outputs, "
+            f"{type(module).__name__} has no {what}; see docs/methods.md"
+        )
+    module = convert_norm(module, normalization, declared=False)  # type: ignore[arg-type]
+    return module if isinstance(module, Method) else OneByOne(module)
+
+
+def _defined(module: object, name: str) -> bool:
+    method: Callable[..., Any] | None = getattr(type(module), name, None)
+    return callable(method) and method is not getattr(Method, name)

@@ -1,0 +1,80 @@
+r"""A Prototypical Network that learns from a larger one, after Hinton et al. 2015, https://arxiv.org/abs/1503.02531.
+
+On each training episode the queries also pass a larger, frozen network, the teacher, which classifies them as a cosine
+Prototypical Network with scale 10.  The loss of an episode is
+
+.. math:: L + \beta\,\operatorname{KL}\bigl(p_{\text{teacher}} \,\Vert\, p\bigr),
+
+averaged over queries.  At test the method is :class:`~l2l_hyper.methods.protonet.ProtoNet` and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..data.episode import Episodes
+from ..errors import InputError
+from ..functional import convert_norm, share_copy
+from .protonet import ProtoNet, ProtoNetOptions
+from .taskwise import Adapted, TaskwiseNetwork, class_means
+
+__all__ = ["DistilledProtoNet", "DistilledProtoNetOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilledProtoNetOptions(ProtoNetOptions):
+    """Options of a distilled Prototypical Network, besides those of a plain one.
+
+    Attributes:
+        encoder: checkpoint of the teacher; ``{seed}`` in it stands for the training seed.
+        weight: β.
+    """
+
+    encoder: str = ""
+    weight: float = 1.0
+
+
+class DistilledProtoNet(ProtoNet):
+    """A Prototypical Network with a teacher, for T tasks at once.
+
+    Args:
+        model: the network; of its last layer only the inputs matter.
+        options: see :class:`DistilledProtoNetOptions`.
+        encoder: the teacher.
+
+    Raises:
+        InputError: without a teacher.
+    """
+
+    Options = DistilledProtoNetOptions
+    label = "ProtoNet, distilled"
+
+    def __init__(
+        self, model: nn.Module, options: DistilledProtoNetOptions, *, encoder: nn.Module | None = None
+    ) -> None:
+        super().__init__(model, options)
+        if encoder is None:
+            raise InputError("expected a teacher for the distilled Prototypical Network, got none; give encoder=")
+        self.weight = options.weight
+        self.teacher = TaskwiseNetwork(convert_norm(share_copy(encoder, copy_buffers=False), "running"))
+        self.teacher.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> DistilledProtoNet:
+        """As of any module; the teacher stays in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def loss(self, adapted: Adapted, outputs: Tensor, episodes: Episodes) -> Tensor:
+        """The loss of each episode and what it differs from the teacher, ``(T,)``."""
+        own = super().loss(adapted, outputs, episodes)
+        with torch.no_grad():
+            support, query = (F.normalize(self.teacher(x).features, dim=-1) for x in (episodes.support, episodes.query))
+            means, _ = class_means(support, episodes.support_set.one_hot(support.dtype))
+            taught = (10.0 * query @ F.normalize(means, dim=-1).mT).log_softmax(-1)
+        divergence = F.kl_div(outputs.log_softmax(-1), taught, log_target=True, reduction="none")
+        return own + self.weight * divergence.sum(-1).mean(-1)

@@ -1,0 +1,347 @@
+r"""HyperAdapter: a hypernetwork reads the support set and generates the last layer, W = base learner + Δ.
+
+For features :math:`H = (h_1 \dots h_N)` of the support samples and one-hot labels Y, the row of class k of the last
+layer, with its bias, is
+
+.. math:: (w_k, b_k) = B_k(H, Y) + s\,(\rho_w,\; \rho_w\,\rho_h \sqrt{D}) \odot \Delta_k, \qquad
+          \Delta = G\,A\bigl([w/\rho_w,\; b/(\rho_w \rho_h \sqrt D)],\; H/\rho_h,\; Y,\; P\bigr)
+
+- **B, the base learner.**  By default Gaussian classes with learned diagonal covariances,
+  :class:`~l2l_hyper.methods.base_learners.Gaussian`: with :math:`\bar x_k` the mean of the K features of class k,
+  :math:`w_k = 2\lambda c_k / v` and :math:`b_k = -\sum \lambda c_k^2 / v`, where
+  :math:`c_k = m + r(\bar x_k - m)`, :math:`r = K\psi / (K\psi + 1)`, :math:`v = 1 + r/K`.
+- **Δ, the residual.**  What it reads: the base learner's rows, the features, the labels, and the predictions P of the
+  base learner on the support set, by the attention A of
+  :class:`~l2l_hyper.methods.class_attention.ClassAttention`.  What it writes: one row per class, by a linear map G
+  that is zero before training, so that an untrained learner *is* its base learner.
+- **Units.**  :math:`\rho_w` and :math:`\rho_h` are the root mean squares of the base learner's weight and of the
+  features of the task: whoever multiplies one or the other by a number changes nothing.
+- **Scale** s = 0.2, and **penalty**: the loss of each task gains :math:`\gamma\,\operatorname{mean}(s\Delta)^2`, the
+  weight and the bias each for itself, with γ = 1.
+
+Relabelling the classes permutes the rows and nothing else, the order of the support samples does not matter, and any
+number of ways and shots will do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+from torch.nn import functional as F
+
+from ..data.episode import SupportSet
+from ..errors import InputError
+from ..functional import convert_norm, full_precision, share_copy
+from ..hypernet import Full, HyperNetwork, Target
+from .base_learners import BASE_LEARNERS, LastLayer
+from .class_attention import ClassAttention
+from .contract import Method, Options
+from .inner_loop import descend, leaves
+from .modulation import Kind, Modulation, root_mean_square
+from .taskwise import Adapted, Pass, TaskwiseNetwork, class_means, linear_map
+
+__all__ = ["HyperAdapter", "HyperAdapterOptions", "Residual"]
+
+BaseLearnerName = Literal["gaussian", "prototype", "cosine", "ridge", "gradient", "own"]
+Generator = Literal["attention", "linear"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HyperAdapterOptions(Options):
+    """Options of HyperAdapter.
+
+    Attributes:
+        base_learner: "gaussian", "prototype", "cosine" or "ridge", see :mod:`l2l_hyper.methods.base_learners`;
+            "gradient" for gradient steps from the network's own weights, as MAML takes them; "own" for those weights.
+        linear_map: whether the closed form reads the support features through a learned linear map, at first identity.
+        residual: whether there is Δ at all.
+        generator: what makes Δ: "attention", or "linear" for one linear map of the class means.
+        encoder: checkpoint of a network that reads the support set besides the network itself, see
+            :class:`HyperAdapter`; ``{seed}`` in it stands for the training seed.
+        scale: s, the size of Δ in units of the base learner's weights.
+        penalty: γ, the weight of the mean square of sΔ in the loss.
+        width: width of the attention.
+        blocks: blocks of attention.
+        heads: attention heads.
+        dropout: on the sample tokens and in the blocks, while training.
+        generate: shell patterns, separated by commas, of the weights that are the task's own besides the last layer.
+        modulation: how the residual changes those: "feature-wise", "low-rank" or "both".
+        inner_lr: inner learning rate of ``base_learner="gradient"``.
+        steps: its gradient steps.
+    """
+
+    base_learner: BaseLearnerName = "gaussian"
+    linear_map: bool = False
+    residual: bool = True
+    generator: Generator = "attention"
+    encoder: str = ""
+    scale: float = 0.2
+    penalty: float = 1.0
+    width: int = 128
+    blocks: int = 2
+    heads: int = 4
+    dropout: float = 0.0
+    generate: str = ""
+    modulation: Kind = "feature-wise"
+    inner_lr: float = 0.5
+    steps: int = 1
+
+
+class Residual(HyperNetwork):
+    """Δ: what one linear map of the embeddings of the classes adds to a last layer.
+
+    Args:
+        features: D.
+        read: E, the numbers that an encoder of the support set adds to the tokens of classes and samples, or 0.
+        generator: "attention", or "linear" for class means in the place of what the attention makes of them.
+        **attention: ``width``, ``blocks``, ``heads``, ``dropout``.
+    """
+
+    def __init__(self, features: int, read: int, generator: Generator, **attention: Any) -> None:
+        row = Target({"weight": (features,), "bias": ()})
+        if generator == "attention":
+            encoder: nn.Module = ClassAttention(features + 1 + read, features + read, **attention)
+            super().__init__(encoder, Full(attention["width"], row, init="zero"))
+        else:
+            super().__init__(nn.Identity(), Full(read or features, row, init="zero"))
+        self.attends = generator == "attention"
+
+    def forward(  # type: ignore[override]
+        self, tokens: Tensor, read: Tensor | None, targets: Tensor, predictions: Tensor, weight: Tensor, bias: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Changes of the weight ``(T, C, D)`` and the bias ``(T, C)`` in their units, and the two units.
+
+        Args:
+            tokens: features ``(T, N, D)``.
+            read: what the encoder makes of the samples, ``(T, N, E)``.
+            targets: ``(T, N, C)``.
+            predictions: of the base learner, ``(T, N, C)``.
+            weight: of the base learner, ``(T, C, D)``.
+            bias: of the base learner, ``(T, C)``.
+        """
+        unit, length = root_mean_square(weight), root_mean_square(tokens)
+        bias_unit = (unit * length).squeeze(-1) * tokens.shape[-1] ** 0.5
+        tokens = tokens / length
+        means = None
+        if read is not None:
+            read = read / root_mean_square(read)
+            means, _ = class_means(read, targets)
+        if not self.attends:
+            delta = super().forward(class_means(tokens, targets)[0] if means is None else means)
+            return (delta["weight"], delta["bias"]), (unit, bias_unit)
+        rows = [weight / unit, (bias / bias_unit).unsqueeze(-1)]
+        if read is not None and means is not None:
+            rows, tokens = [*rows, means], torch.cat([tokens, read], -1)
+        delta = super().forward(torch.cat(rows, -1), tokens, targets, predictions)
+        return (delta["weight"], delta["bias"]), (unit, bias_unit)
+
+
+class HyperAdapter(Method):
+    """HyperAdapter for T tasks at once.
+
+    Args:
+        model: the network; its last layer must be an ``nn.Linear``.
+        options: see :class:`HyperAdapterOptions`.
+        encoder: a network of any size whose features (the inputs of its last ``nn.Linear``) of the support set Δ reads
+            besides those of ``model``; queries never pass through it, so what is deployed stays as small as ``model``.
+            If none of its parameters requires a gradient it is frozen and stays in evaluation mode.
+        first_order: whether gradients taken on the support set are constants.
+        allow_unused: whether generated weights on which the outputs do not depend are accepted.
+
+    Raises:
+        InputError: if the model has no final linear layer, or an option is not one of its choices.
+    """
+
+    Options = HyperAdapterOptions
+    label = "HyperAdapter"
+    needs_every_class = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: HyperAdapterOptions = HyperAdapterOptions(),  # noqa: B008 - frozen
+        *,
+        encoder: nn.Module | None = None,
+        first_order: bool = False,
+        allow_unused: bool = False,
+    ) -> None:
+        super().__init__()
+        o, learners = options, get_args(BaseLearnerName)
+        if o.base_learner not in learners:
+            raise InputError(f"base_learner must be one of {', '.join(learners)}, got {o.base_learner!r}")
+        self.options, self.first_order, self.allow_unused = options, first_order, allow_unused
+        self.network = TaskwiseNetwork(model)
+        self.iterative = o.base_learner == "gradient"
+        features = self.network.head.in_features
+        self.base_learner = BASE_LEARNERS[o.base_learner](features) if o.base_learner in BASE_LEARNERS else None
+        if self.base_learner is not None:
+            self.network.release_head()
+            if self.base_learner.unit_length:
+                self.network.read_unit_length()
+            self.needs_every_class = self.base_learner.needs_classes
+        self.reads_labels = self.base_learner is not None or o.residual
+        self.body = self._body(o.generate)
+        self.adapts_features = bool(self.body)
+        attention: dict[str, Any] = {"width": o.width, "blocks": o.blocks, "heads": o.heads, "dropout": o.dropout}
+        self.linear_map = linear_map(features) if o.linear_map else None
+        self.encoder = None
+        if encoder is not None:
+            self.encoder = TaskwiseNetwork(convert_norm(share_copy(encoder, copy_buffers=False), "running"))
+            self.encoder.release_head()
+        read = 0 if self.encoder is None else self.encoder.head.in_features
+        self.residual = Residual(features, read, o.generator, **attention) if o.residual else None
+        shapes = {name: own.shape for name, own in self.network.module.named_parameters() if name in self.body}
+        self.modulation = Modulation(features, shapes, o.modulation, **attention) if o.residual and shapes else None
+
+    def initial(self, tasks: int) -> Adapted:
+        """The network's own values of what is generated and has such values, for T tasks."""
+        head = [] if self.base_learner is not None else self.network.head_names
+        return Adapted(self.network.own([*head, *self.body], tasks), steps=0)
+
+    def adapt(self, support: SupportSet) -> Adapted:
+        """Generate the weights of T tasks."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() or self.iterative):
+            initial = self.initial(len(support))
+        return self.refine(initial, support)
+
+    def refine(self, adapted: Adapted, support: SupportSet) -> Adapted:
+        """Adapt further: gradient steps from where ``adapted`` is; with any other base learner the same as before."""
+        differentiable, first = torch.is_grad_enabled(), not adapted.steps
+        weights, penalty = adapted.weights, adapted.penalty
+        if self.base_learner is None:
+            self.network.check_ways(support)
+        with torch.set_grad_enabled(differentiable or self.iterative):
+            if not differentiable:
+                weights = leaves(weights)
+            read = weights if self.iterative or not first else None  # the network's own are faster when they are shared
+            seen: Pass = support.seen or self.network(support.x, read, track=not self.body)
+            if self.iterative:
+                weights, seen = self._descended(weights, seen, support, differentiable)
+            if self.modulation is not None and first:
+                weights, penalty = self._modulated(self.modulation, seen, weights)
+                if not self.iterative:
+                    seen = self.network(support.x, weights)
+            if first:
+                with full_precision(seen.features.device):
+                    head, of_head = self._last_layer(seen, weights, support)
+                weights, penalty = {**weights, **head}, penalty + of_head
+            if self.iterative and self.body and seen.statistics:  # the queries meet those of the adapted network
+                seen = self.network(support.x, weights)
+        made = Adapted(weights, seen.statistics, penalty, adapted.steps + 1)
+        return made if differentiable else made.detached()
+
+    def predict(self, adapted: Adapted, query: Tensor) -> Tensor:
+        """Outputs ``(T, Q, C)``."""
+        return self.network(query, adapted.weights, adapted.statistics).outputs
+
+    def penalty(self, adapted: Adapted) -> Tensor | float:
+        """The penalty of Δ, ``(T,)``."""
+        return adapted.penalty
+
+    def train(self, mode: bool = True) -> HyperAdapter:
+        """As of any module; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.encoder is not None and not any(p.requires_grad for p in self.encoder.parameters()):
+            self.encoder.eval()
+        return self
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile what makes the weights, see :func:`torch.compile` for the arguments; the network stays as it is."""
+        for part in (self.base_learner, self.residual, self.modulation):
+            if part is not None:
+                part.compile(*args, **kwargs)
+
+    def _last_layer(
+        self, seen: Pass, weights: dict[str, Tensor], support: SupportSet
+    ) -> tuple[dict[str, Tensor], Tensor | float]:
+        """B + sΔ by name, and the penalty."""
+        if not self.reads_labels:
+            return {}, 0.0
+        targets = self._targets(support)
+        if self.base_learner is not None:
+            mapped = seen.features if self.linear_map is None else self.linear_map(seen.features)
+            layer = self.base_learner(mapped, targets)
+        else:
+            head = [weights[name] for name in self.network.head_names]
+            layer = LastLayer(head[0], head[1] if len(head) > 1 else None)
+        if self.residual is None:
+            return self.network.head_weights(*layer), 0.0
+        weight, bias, quadratic = layer
+        zero = weight.new_zeros(weight.shape[:-1])
+        outputs = vmap(F.linear)(seen.features, weight, zero if bias is None else bias)
+        if quadratic is not None:
+            outputs = outputs + vmap(F.linear)(seen.features.square(), quadratic)
+        predictions = outputs if support.ways is None else outputs.softmax(-1)
+        changes, units = self.residual(
+            seen.features, self._read(support), targets, predictions, weight, zero if bias is None else bias
+        )
+        weight = weight + units[0] * self.options.scale * changes[0]
+        if bias is not None:
+            bias = bias + units[1] * self.options.scale * changes[1]
+        return self.network.head_weights(weight, bias, quadratic), sum(map(self._penalty, changes))
+
+    def _read(self, support: SupportSet) -> Tensor | None:
+        """What the encoder makes of the support samples, ``(T, N, E)``."""
+        if self.encoder is None:
+            return None
+        frozen = not any(p.requires_grad for p in self.encoder.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            return self.encoder(support.x).features
+
+    def _modulated(
+        self, modulation: Modulation, seen: Pass, weights: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor | float]:
+        with full_precision(seen.features.device):
+            changes = modulation(seen.features, {name: weights[name] for name in self.body})
+        changed = {name: weights[name] + self.options.scale * change for name, change in changes.items()}
+        return {**weights, **changed}, sum(map(self._penalty, changes.values()))
+
+    def _descended(
+        self, weights: dict[str, Tensor], seen: Pass, support: SupportSet, differentiable: bool
+    ) -> tuple[dict[str, Tensor], Pass]:
+        """Gradient steps, and the pass before the last; where only the last layer changes, features are made once."""
+        for step in range(self.options.steps):
+            if step and self.body:
+                seen = self.network(support.x, weights, track=False)
+            elif step:
+                head = (weights[name] for name in self.network.head_names)
+                seen = seen._replace(logits=vmap(F.linear)(seen.features, *head))
+            weights = descend(
+                support.loss(seen.logits, support.y).sum(),
+                weights,
+                self.options.inner_lr,
+                second_order=differentiable and not self.first_order,
+                allow_unused=self.allow_unused,
+            )
+            if not differentiable:
+                weights = leaves(weights)
+        return weights, seen
+
+    def _penalty(self, change: Tensor) -> Tensor:
+        return self.options.penalty * (self.options.scale * change).square().flatten(1).mean(1)
+
+    def _body(self, patterns: str) -> list[str]:
+        """Names of the weights below the last layer that are generated."""
+        chosen = [pattern for pattern in patterns.split(",") if pattern]
+        if not chosen:
+            return []
+        head = self.network.head_weights(self.network.head.weight, self.network.head.weight)
+        return [name for name in Target.of(self.network.module, chosen).shapes if name not in head]
+
+    def _targets(self, support: SupportSet) -> Tensor:
+        """One-hot classes or values, ``(T, N, C)``."""
+        if support.ways is None:
+            if self.base_learner is not None and self.base_learner.needs_classes:
+                raise InputError(
+                    f"base_learner={self.options.base_learner!r} makes one vector per class, but the targets are "
+                    "values; try base_learner='ridge' or 'gradient'"
+                )
+            outputs = self.network.head.out_features
+            if support.y.shape[2:] != (outputs,):
+                raise InputError(f"expected values of shape (T, N, {outputs}), got {tuple(support.y.shape)}")
+            return support.y
+        return support.one_hot(self.network.head.weight.dtype)

@@ -1,0 +1,70 @@
+r"""Modulation: weights below the last layer changed for each task, by a hypernetwork that reads its support set.
+
+.. math:: W'_l = W_l + s\,\Delta_l, \qquad \Delta = g(e(H / \rho(H)))
+
+where the encoder e pools the features H of the support samples by attention, in units of their root mean square
+:math:`\rho`, and the generator g makes changes of every weight: feature-wise ones, as in Perez et al. 2018, "FiLM",
+https://arxiv.org/abs/1709.07871, low-rank ones, or both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..hypernet import FeatureWise, Generator, HyperNetwork, LowRank, SetAttention, Sum, Target
+
+__all__ = ["Kind", "Modulation", "root_mean_square"]
+
+Kind = Literal["feature-wise", "low-rank", "both"]
+
+
+class Modulation(HyperNetwork):
+    """Changes of weights ``{name: (T, *shape)}`` from features ``(T, N, D)``, zero before training.
+
+    Args:
+        features: D.
+        shapes: shapes of the weights by name.
+        kind: "feature-wise", "low-rank" for the matrices and kernels, or "both" added.
+        width, blocks, heads, dropout: of the attention.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        shapes: Mapping[str, torch.Size],
+        kind: Kind,
+        *,
+        width: int,
+        blocks: int,
+        heads: int,
+        dropout: float,
+    ) -> None:
+        encoder = SetAttention(features, width, width=width, blocks=blocks, heads=heads, dropout=dropout)
+        super().__init__(encoder, _generator(width, shapes, kind))
+
+    def forward(self, features: Tensor, base: Mapping[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
+        """Changes of the base weights."""
+        return self.generator(self.encoder(features / root_mean_square(features)), base)
+
+
+def root_mean_square(x: Tensor) -> Tensor:
+    """Of each task's numbers, ``(T, 1, 1)`` from ``(T, N, D)``."""
+    return x.square().mean((-2, -1), keepdim=True).clamp_min(1e-16).sqrt()
+
+
+def _generator(width: int, shapes: Mapping[str, torch.Size], kind: Kind) -> Generator:
+    matrices = {name: shape for name, shape in shapes.items() if len(shape) > 1}
+    match kind:
+        case "feature-wise":
+            return FeatureWise(width, Target(shapes))
+        case "low-rank":
+            return LowRank(width, Target(shapes), init="zero")
+        case "both":
+            first = FeatureWise(width, Target(shapes))
+            return Sum(first, LowRank(width, Target(matrices), init="zero")) if matrices else first
+    raise InputError(f"modulation must be one of {', '.join(get_args(Kind))}, got {kind!r}")

@@ -1,0 +1,146 @@
+"""Methods by name: what each is called, its options, and how it is built around a backbone."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..errors import InputError
+from ..registry import Registry, unknown_name
+from .contract import Method, Options, as_method
+from .reference import reference
+
+__all__ = ["METHODS", "MethodEntry", "register_method"]
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A method of a comparison.
+
+    Attributes:
+        name: as ``--methods`` takes it.
+        label: as tables print it.
+        summary: one line for ``l2l-hyper list``.
+        options: the dataclass of its options.
+        make: backbone and options, to the method.
+    """
+
+    name: str
+    label: str
+    summary: str
+    options: type[Any]
+    make: Callable[..., nn.Module]
+
+    def build(
+        self, model: nn.Module, options: Mapping[str, Any], normalization: str, encoder: nn.Module | None = None
+    ) -> Method:
+        """The method around a network; raises :class:`InputError` for options that it does not have.
+
+        Args:
+            model: the network.
+            options: of the method.
+            normalization: see :func:`~l2l_hyper.methods.contract.as_method`.
+            encoder: for methods with an option ``encoder``, the network that it names.
+        """
+        completed = self.complete(options)
+        implementation = getattr(completed, "implementation", "batched")
+        make = self.make if implementation == "batched" else reference(self.name, implementation)
+        made = make(model, completed) if encoder is None else make(model, completed, encoder=encoder)
+        return as_method(made, normalization)
+
+    def complete(self, options: Mapping[str, Any]) -> Any:
+        """The given options over the defaults, in the method's dataclass."""
+        known = [field.name for field in dataclasses.fields(self.options)]
+        for name in options:
+            if name not in known:
+                raise unknown_name(f"option of {self.name}", name, known)
+        return self.options(**options)
+
+
+def register_method(
+    name: str, make: Callable[..., nn.Module] | None = None, *, label: str = "", summary: str = ""
+) -> Any:
+    """Add a method of your own, so that ``compare`` and the command line take it by name.
+
+    Args:
+        name: as ``--methods`` takes it.
+        make: a class or function of the backbone and the options that gives the method: a
+            :class:`~l2l_hyper.methods.contract.Method`, or any ``nn.Module`` with ``adapt(support)`` and
+            ``predict(adapted, query)``.  Its attribute ``Options``, if it has one, is the dataclass of its options;
+            without one it is called with the backbone alone.  Left out, the result is a decorator.
+        label: as tables print it; the attribute ``label`` of ``make``, or the name, if left out.
+        summary: one line for ``l2l-hyper list``; the first line of the docstring if left out.
+
+    Raises:
+        InputError: for a name that is taken, and for what cannot make a method.
+
+    Example:
+        >>> @register_method("own-mean", label="Class means")
+        ... class ClassMeans(nn.Module):
+        ...     def __init__(self, backbone):
+        ...         super().__init__()
+        ...         self.backbone = backbone
+        ...
+        ...     def adapt(self, support):  # samples (T, N, *), labels (T, N); here T = 1
+        ...         h = self.backbone(support.x[0])
+        ...         return torch.stack([h[support.y[0] == c].mean(0) for c in range(support.ways)])
+        ...
+        ...     def predict(self, means, query):
+        ...         return -torch.cdist(self.backbone(query[0]), means)[None]
+        >>> METHODS["own-mean"].label
+        'Class means'
+    """
+
+    def add(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        METHODS.register(name, _entry(name, make, label, summary))
+        return make
+
+    return add if make is None else add(make)
+
+
+def _entry(name: str, made_by: object, label: str = "", summary: str = "") -> MethodEntry:
+    """The entry of a class or function; an object that is an entry already stays."""
+    if isinstance(made_by, MethodEntry):
+        return made_by
+    if not callable(made_by):
+        raise InputError(f"expected a class or function that makes the method {name!r}, got {type(made_by).__name__}")
+    options = getattr(made_by, "Options", None)
+    if options is not None and not dataclasses.is_dataclass(options):
+        raise InputError(f"Options of the method {name!r} must be a dataclass, got {options!r}")
+    takes_options = options is not None
+    docstring = (inspect.getdoc(made_by) or "").partition("\n")[0]
+
+    def make(model: nn.Module, options: Any, **encoder: nn.Module) -> nn.Module:
+        return made_by(model, options, **encoder) if takes_options else made_by(model)
+
+    label = label or getattr(made_by, "label", name)
+    return MethodEntry(name, label, summary or docstring, options or Options, make)
+
+
+METHODS: Registry[MethodEntry] = Registry(
+    "method",
+    "l2l_hyper.methods",
+    {
+        "hyper-adapter": "l2l_hyper.methods.hyper_adapter:HyperAdapter",
+        "maml": "l2l_hyper.methods.maml:MAML",
+        "anil": "l2l_hyper.methods.anil:ANIL",
+        "protonet": "l2l_hyper.methods.protonet:ProtoNet",
+        "protonet-distilled": "l2l_hyper.methods.distilled_protonet:DistilledProtoNet",
+        "r2d2": "l2l_hyper.methods.r2d2:R2D2",
+        "simpleshot": "l2l_hyper.methods.simpleshot:SimpleShot",
+        "feat": "l2l_hyper.methods.feat:FEAT",
+        "frn": "l2l_hyper.methods.frn:FRN",
+        "simple-cnaps": "l2l_hyper.methods.simple_cnaps:SimpleCNAPs",
+        "gidaris": "l2l_hyper.methods.gidaris:DynamicFewShot",
+        "hypershot": "l2l_hyper.methods.hypershot:HyperShot",
+        "hypermaml": "l2l_hyper.methods.hypermaml:HyperMAML",
+        "hypertransformer": "l2l_hyper.methods.hypertransformer:HyperTransformer",
+    },
+    _entry,
+)
+"""Methods by the name that ``--methods`` takes; others through the entry-point group ``l2l_hyper.methods``."""

@@ -1,0 +1,258 @@
+"""What a report makes of records: summary, tables, figures and the files of a folder."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers_records import EXPERIMENT, LABELS, records
+from rich.console import Console
+
+from l2l_hyper import report
+from l2l_hyper.errors import InputError
+from l2l_hyper.experiment.records import MetricInfo, Record, read_records, write_record
+from l2l_hyper.report.plots import render
+from l2l_hyper.report.statistics import hierarchical_bootstrap, paired_difference
+from l2l_hyper.report.tables import notes
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+SQUARED_ERROR = MetricInfo(name="squared error", higher_is_better=False, percent=False)
+
+
+def scores(found: list[Record], method: str) -> np.ndarray:
+    return np.stack([record.scores for record in found if record.run.method == method])
+
+
+def folder(path: Path, found: list[Record] | None = None) -> Path:
+    for record in found or records():
+        write_record(path, record)
+    return path
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+# summary
+
+
+def test_summary_holds_the_statistics_of_the_records():
+    found = records()
+    summary = report.summarize(found)
+    assert summary.baseline == "protonet"
+    assert [row.method for row in summary.rows] == ["hyper-adapter", "protonet", "maml"]
+    ours, baseline, maml = summary.rows
+    assert ours.difference == paired_difference(scores(found, "hyper-adapter"), scores(found, "protonet"))
+    assert baseline.difference is None and baseline.p_corrected is None and baseline.seed_difference is None
+    larger = max(maml.difference.p_value, ours.difference.p_value)
+    assert maml.p_corrected == pytest.approx(maml.difference.p_value * (1 if maml.difference.p_value == larger else 2))
+    assert ours.seed_difference.mean == pytest.approx(ours.difference.mean)
+    assert ours.seeds == (0, 1)
+    assert (ours.training_seconds, ours.training_episodes, ours.peak_memory_mb) == (8.5, 400, 101)
+    assert ours.loss == pytest.approx(0.1)
+
+
+def test_from_three_seeds_on_intervals_are_over_seeds_and_episodes():
+    found = records(["hyper-adapter", "maml"], [0, 1, 2]) + records(["protonet"], [3, 2, 1, 0])
+    summary = report.summarize(found)
+    ours = summary.rows[0]
+    common = np.stack([r.scores for seed in (0, 1, 2) for r in found if r.run.name == f"protonet-seed{seed}"])
+    assert ours.difference == hierarchical_bootstrap(scores(found, "hyper-adapter"), common)
+    assert ours.score.half_width == hierarchical_bootstrap(scores(found, "hyper-adapter")).half_width
+    assert all(row.score_over_seeds for row in summary.rows) and ours.difference_over_seeds
+    assert "over training seeds and the 40 test episodes" in notes(summary)[0]
+    assert not any("over episodes alone" in note for note in notes(summary))
+    bars = report.accuracy_figure(summary).axes[0]
+    assert "over seeds and episodes" in bars.get_xlabel()
+    ends = bars.collections[-1].get_segments()[0][:, 0]  # the uppermost bar, which is of the first row
+    assert ends[1] - ends[0] == pytest.approx(2 * 100 * ours.score.half_width)
+
+
+def test_with_fewer_seeds_the_notes_say_that_seeds_are_left_out():
+    few = report.summarize(records(seeds=[0, 1]))
+    assert not any(row.score_over_seeds or row.difference_over_seeds for row in few.rows)
+    assert any("another training run" in note for note in notes(few))
+    mixed = report.summarize(records(["hyper-adapter", "protonet"], [0, 1, 2]) + records(["maml"], [0]))
+    text = " ".join(notes(mixed))
+    assert "with fewer than 3 seeds" in text and "another training run" in text
+
+
+def test_seeds_are_paired_with_the_same_seeds():
+    found = records(["maml"], [0, 1, 2]) + records(["protonet"], [1, 2, 3])
+    row = next(row for row in report.summarize(found).rows if row.method == "maml")
+    by_name = {record.run.name: record.scores.mean() for record in found}
+    expected = np.mean([by_name[f"maml-seed{seed}"] - by_name[f"protonet-seed{seed}"] for seed in (1, 2)])
+    assert row.seed_difference.mean == pytest.approx(expected)
+    assert not row.difference_over_seeds
+
+
+def test_records_that_do_not_belong_together_are_refused():
+    found = records()
+    others = records(experiment=dataclasses.replace(EXPERIMENT, ways=20))
+    with pytest.raises(InputError, match="two experiments"):
+        report.summarize([*found, *others])
+    with pytest.raises(InputError, match="tested on the same episodes, but the manifest of maml-seed5 is 0000"):
+        report.summarize([*found, *records(["maml"], [5], manifest={"hash": "0" * 16})])
+    with pytest.raises(InputError, match="same metric, but that of maml-seed5 is squared error"):
+        report.summarize([*found, *records(["maml"], [5], metric=SQUARED_ERROR)])
+    other_options = dataclasses.replace(found[0], run=dataclasses.replace(found[0].run, seed=5, options={}))
+    with pytest.raises(InputError, match="different options"):
+        report.summarize([*found, other_options])
+    with pytest.raises(InputError, match="not tested"):
+        report.summarize(records(scores=[]))
+    with pytest.raises(InputError, match="baseline must be .* got anil: try hyper-adapter, maml, protonet"):
+        report.summarize(found, "anil")
+    with pytest.raises(InputError, match="got none"):
+        report.summarize([])
+
+
+# tables
+
+
+def test_tables_agree():
+    summary = report.summarize(records())
+    ours = summary.rows[0]
+    shown = f"{100 * ours.score.mean:.2f} ± {100 * ours.score.half_width:.2f}"
+    markdown, latex = report.to_markdown(summary), report.to_latex(summary)
+    assert shown in markdown
+    assert shown.replace("±", r"$\pm$") in latex
+    assert "HyperAdapter" in markdown and "HyperAdapter" in latex
+    assert "−" in markdown and "$-$" in latex and "−" not in latex.partition(r"\begin{tabular}")[2]
+    rows = list(csv.DictReader(report.to_csv(summary).splitlines()))
+    assert [row["method"] for row in rows] == ["hyper-adapter", "protonet", "maml"]
+    assert float(rows[0]["accuracy"]) == pytest.approx(100 * ours.score.mean)
+    assert float(rows[0]["difference"]) == pytest.approx(100 * ours.difference.mean)
+    assert float(rows[0]["p"]) == ours.difference.p_value
+    assert float(rows[0]["loss"]) == pytest.approx(0.1)
+    assert rows[1]["difference"] == rows[1]["p"] == ""
+    assert "5-way 1-shot" in markdown and "fedcba987654" in markdown and "A processor" in markdown
+
+
+def test_a_metric_that_is_no_share_and_better_when_lower():
+    summary = report.summarize(records(metric=SQUARED_ERROR))
+    assert [row.method for row in summary.rows] == ["maml", "protonet", "hyper-adapter"]
+    markdown = report.to_markdown(summary)
+    header = next(line for line in markdown.splitlines() if line.startswith("| method"))
+    assert " squared error |" in header and "%" not in header
+    assert f"{summary.rows[0].score.mean:.3f} ± {summary.rows[0].score.half_width:.3f}" in markdown
+    assert "lower is better" in markdown and "chance" not in markdown and "points" not in markdown
+    rows = list(csv.DictReader(report.to_csv(summary).splitlines()))
+    assert float(rows[0]["squared_error"]) == pytest.approx(summary.rows[0].score.mean)
+    accuracy = report.accuracy_figure(summary).axes[0]
+    assert accuracy.get_xlabel().startswith("test squared error; bars") and "chance" not in accuracy.get_title()
+
+
+def test_a_loss_that_is_not_finite_is_not_printed():
+    summary = report.summarize(records(["maml"], [0], losses=[None] * 40))
+    assert summary.rows[0].loss is None
+    assert list(csv.DictReader(report.to_csv(summary).splitlines()))[0]["loss"] == ""
+
+
+@pytest.mark.parametrize("width", [80, 100, 140, 200])
+def test_nothing_is_cut_off_on_the_screen(width):
+    summary = report.summarize(records())
+    console = Console(width=width, record=True, file=io.StringIO())
+    report.print_summary(summary, console)
+    text = console.export_text()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for title in ("accuracy %", "difference", "over seeds", "loss", "adapt ms", "params"):
+        assert title in text
+
+
+def test_without_a_baseline_there_are_no_differences():
+    summary = report.summarize(records(["maml"], [0]))
+    markdown = report.to_markdown(summary)
+    assert "difference" not in markdown and "over seeds |" not in markdown
+    assert len(report.to_csv(summary).splitlines()) == 2
+
+
+def test_published_figures_stand_apart():
+    imagenet = dataclasses.replace(EXPERIMENT, tasksets="mini-imagenet")
+    summary = report.summarize(records(experiment=imagenet))
+    assert "49.42 ± 0.78" in report.to_markdown(summary)
+    assert any("Snell et al. 2017" in note for note in notes(summary))
+    for elsewhere in (records(), records(experiment=imagenet, metric=SQUARED_ERROR)):
+        assert "published" not in report.to_markdown(report.summarize(elsewhere)).lower()
+
+
+def test_the_backbone_is_described_by_what_it_has():
+    for backbone, shown in (("omniglot-cnn", "omniglot-cnn, 64 channels;"), ("mlp", "mlp;"), ("theirs", "theirs;")):
+        summary = report.summarize(records(experiment=dataclasses.replace(EXPERIMENT, backbone=backbone)))
+        assert f"backbone {shown}" in report.to_markdown(summary)
+    experiment = dataclasses.replace(EXPERIMENT, backbone="cnn4", backbone_options={"pooling": "mean"})
+    assert "backbone cnn4, 64 channels, pooling mean" in report.to_markdown(
+        report.summarize(records(experiment=experiment))
+    )
+
+
+# figures
+
+
+def test_figures_hold_every_method():
+    summary = report.summarize(records())
+    accuracy = report.accuracy_figure(summary).axes[0]
+    assert [label.get_text() for label in accuracy.get_yticklabels()] == ["MAML", "ProtoNet", "HyperAdapter"]
+    episodes, seconds = report.learning_curves_figure(summary).axes
+    assert [text.get_text() for text in seconds.get_legend().get_texts()] == ["HyperAdapter", "ProtoNet", "MAML"]
+    assert episodes.lines[0].get_xdata().tolist() == [100, 200, 300, 400]
+    # Seed 0 was looked at after 2, 4, 6, 8 seconds, seed 1 a second later: both are known from 3 to 8.
+    assert seconds.lines[0].get_xdata().tolist() == [3, 4, 5, 6, 7, 8]
+    assert seconds.lines[0].get_ydata()[0] == pytest.approx((30 + 20) / 2)
+
+
+def test_runs_without_validation_curves_can_be_drawn():
+    summary = report.summarize(records(["maml"], [0], validation=[]))
+    assert render(report.learning_curves_figure(summary), "png").startswith(b"\x89PNG")
+
+
+# folders
+
+
+def test_report_writes_everything_and_the_same_again(tmp_path):
+    console = Console(width=140, record=True, file=io.StringIO())
+    summary = report.write_report(folder(tmp_path), console)
+    assert summary == report.summarize(read_records(tmp_path))
+    assert "HyperAdapter" in console.export_text()
+    first = contents(tmp_path)
+    report.write_report(tmp_path)
+    names = {"results.md", "results.csv", "results.tex", "accuracy.png", "accuracy.pdf", "learning_curves.png"}
+    assert names == {name for name in first if "/" not in name}
+    assert contents(tmp_path) == first
+    assert first["accuracy.pdf"].startswith(b"%PDF")
+
+
+def test_report_needs_records(tmp_path):
+    with pytest.raises(InputError, match="expected a folder with records"):
+        report.write_report(tmp_path)
+
+
+@pytest.mark.parametrize("written", sorted(RESULTS.rglob("results.csv")), ids=lambda path: path.parent.name)
+def test_recorded_results_give_the_tables_beside_them(written):
+    made = report.to_csv(report.summarize(read_records(written.parent)))
+    assert set(LABELS) >= {row["method"] for row in csv.DictReader(io.StringIO(made))}
+    for old, new in zip(
+        csv.DictReader(io.StringIO(written.read_text())), csv.DictReader(io.StringIO(made)), strict=True
+    ):
+        for name, value in old.items():
+            try:
+                assert float(new[name]) == pytest.approx(float(value), rel=1e-9), name
+            except ValueError:
+                assert new[name] == value, name
+
+
+def test_statistics_do_not_wait_for_matplotlib():
+    code = "import sys, l2l_hyper.report.statistics; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_public_names_are_there():
+    assert all(hasattr(report, name) for name in report.__all__) and dir(report) == report.__all__
+    with pytest.raises(AttributeError, match="no attribute 'sumarize'"):
+        report.sumarize  # noqa: B018
