@@ -34,7 +34,7 @@ from matplotlib.figure import Figure
 from scipy.ndimage import uniform_filter1d
 
 from l2l_hyper._learn2learn import learn2learn
-from l2l_hyper.compare.provenance import collect
+from l2l_hyper.experiment.provenance import collect
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / ".venv" / "learn2learn-0.2.0"
@@ -120,9 +120,9 @@ def run(script: str, form: str, arguments: dict[str, Any], data_root: Path, out:
         if (record["script"], record["arguments"]) != (script, arguments):
             sys.exit(f"expected the record of these arguments in {file}, got others; name another --out")
         return record
-    provenance = asdict(collect(sys.argv[1:], "cpu"))
     given = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in arguments.items()]
-    provenance["command"] = " ".join(["python benchmarks/swapped_scripts.py", script, *given])
+    command = " ".join(["python benchmarks/swapped_scripts.py", script, *given])
+    provenance = asdict(collect(command, "cpu"))
     begin = time.perf_counter()
     printed = show(script, form, arguments, data_root)
     _, pattern = CURVES[script]

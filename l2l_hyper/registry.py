@@ -35,10 +35,10 @@ class Registry(Generic[T]):
         """Add an entry; registering under the same name again replaces it, unless it is one of this package's.
 
         Raises:
-            InputError: for a name that is empty, holds one of the characters ``:,=`` or whitespace, or is taken.
+            InputError: for a name that is empty, holds one of the characters ``:,=@`` or whitespace, or is taken.
         """
-        if not name or any(c in ":,=" or c.isspace() for c in name):
-            raise InputError(f"the name of a {self.kind} must be without spaces, ':', ',' and '=', got {name!r}")
+        if not name or any(c in ":,=@" or c.isspace() for c in name):
+            raise InputError(f"the name of a {self.kind} must be without spaces, ':', ',', '=' and '@', got {name!r}")
         if name in self._paths:
             raise InputError(f"{name!r} is a {self.kind} of l2l_hyper itself; register yours under another name")
         self._entries[name] = entry

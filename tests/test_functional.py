@@ -1,16 +1,25 @@
-"""Normalization: against BatchNorm, under vmap, in second order, and what conversion keeps."""
+"""Normalization against BatchNorm, under vmap and in second order; calls under other weights; copies of a tree."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from l2l_hyper import InputError, TaskNorm, convert_norm
-from l2l_hyper.nn import Normalization, call, normalize, share_copy, slots, statistics_of, update_running
+from l2l_hyper import EpisodicBatchNorm, InputError, convert_norm
+from l2l_hyper.functional import (
+    Normalization,
+    call,
+    clone_tree,
+    held_statistics,
+    hold_statistics,
+    install,
+    share_copy,
+    slots,
+    statistics_of,
+    update_running,
+)
 
 
 def net() -> nn.Sequential:
@@ -69,48 +78,6 @@ def test_normalization_is_the_same_without_a_graph(
     torch.testing.assert_close(found, run())
 
 
-@pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize("affine", ["own", "shared", "none"])
-@pytest.mark.parametrize("given", [True, False])
-def test_large_batches_of_tasks_normalize_as_in_steps(
-    given: bool, affine: str, channels_last: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Value, gradient and second derivative, for tasks under vmap and for one alone."""
-    torch.manual_seed(0)
-    x = 2 * torch.randn(3, 7, 4, 5, 6, dtype=torch.double) + 3
-    x = x.movedim(2, -1).contiguous().movedim(-1, 2) if channels_last else x
-    own = 0 if affine == "own" else None
-    weight, bias, *statistics = torch.rand(4, 3, 4, dtype=torch.double) + 0.5
-    if affine != "own":
-        weight, bias = (weight[0], bias[0]) if affine == "shared" else (None, None)
-    statistics = statistics if given else [None, None]
-    inputs = [t.requires_grad_() for t in (x, weight, bias, *statistics) if t is not None]
-    by_task, taken = normalize._ByTask.apply, []
-    monkeypatch.setattr(normalize._ByTask, "apply", lambda *args: taken.append(args) or by_task(*args))
-    monkeypatch.setattr(normalize, "_LARGE", 0)
-
-    def run(second_order: bool) -> list[torch.Tensor]:
-        def one(x: Any, weight: Any, bias: Any, *statistics: Any) -> Any:
-            return normalize.normalize(
-                x, weight, bias, statistics if given else None, 1e-5, second_order=second_order, recorded=True
-            )
-
-        batch = vmap(one, in_dims=(0, own, own, *((0, 0) if given else (None, None))))(x, weight, bias, *statistics)
-        affine_of_first = (weight, bias) if own is None else (weight[0], bias[0])
-        alone = one(x[0], *affine_of_first, *(s if s is None else s[0] for s in statistics))
-        outputs = [*batch, *alone]
-        loss = sum((o * torch.arange(o.numel()).view(o.shape).sin()).square().sum() for o in outputs)
-        gradients = torch.autograd.grad(loss, inputs, retain_graph=True)
-        differentiable = torch.autograd.grad(loss, inputs, create_graph=True)
-        second = torch.autograd.grad(sum(g.sin().sum() for g in differentiable), inputs)
-        return [*outputs, *gradients, *differentiable, *second]
-
-    expected = run(True)
-    assert not taken
-    torch.testing.assert_close(run(False), expected)
-    assert taken
-
-
 def test_running_averages_pool_the_tasks() -> None:
     converted = convert_norm(net(), "running")
     x = torch.randn(3, 7, 1, 6, 6, dtype=torch.double)
@@ -164,11 +131,11 @@ def test_conversion_keeps_parameters_buffers_and_names() -> None:
     expected = {n: t.clone() for n, t in model.state_dict().items()}
     parameters = list(model.parameters())
     convert_norm(model, "support")
-    assert isinstance(model[1], TaskNorm)
+    assert isinstance(model[1], EpisodicBatchNorm)
     assert all(torch.equal(t, expected[n]) for n, t in model.state_dict().items())
     assert model.state_dict().keys() == expected.keys()
     assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
-    assert isinstance(convert_norm(nn.BatchNorm1d(3, affine=False), "running"), TaskNorm)
+    assert isinstance(convert_norm(nn.BatchNorm1d(3, affine=False), "running"), EpisodicBatchNorm)
     with pytest.raises(InputError, match="normalization must be one of support"):
         convert_norm(model, "batch")
 
@@ -198,3 +165,29 @@ def test_call_replaces_tied_weights_and_puts_everything_back() -> None:
         torch.testing.assert_close(batched[i], (x[i] @ w.T + b) @ w.T + tied_b)
     after = dict(model.named_parameters())
     assert all(after[n] is before[n] and after[n].requires_grad for n in before)
+
+
+def test_installed_weights_are_where_methods_and_attributes_find_them() -> None:
+    model, x = Twice(), torch.randn(2, 3)
+    copied, start = clone_tree(model, shared=lambda *_: False), dict(model.named_parameters())
+    assert not {id(p) for p in copied.parameters()} & {id(p) for p in start.values()}
+    assert copied.tied.weight is copied.layer.weight and copied.again[0] is copied.layer
+    install(copied, slots(copied), {"layer.weight": 2 * start["layer.weight"]})
+    torch.testing.assert_close(copied.tied.weight, 2 * start["layer.weight"])
+    copied(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())  # gradients pass through the new tensors
+    assert all(p is start[name] for name, p in model.named_parameters())
+
+
+def test_held_statistics_make_a_model_of_its_own() -> None:
+    """They are in its state, move with it, and its queries meet them."""
+    model, x = convert_norm(net(), "support"), torch.randn(5, 1, 6, 6, dtype=torch.double)
+    with statistics_of(model, None) as statistics:
+        outputs = model(x)
+    hold_statistics(model, statistics)
+    torch.testing.assert_close(torch.cat([model(one.unsqueeze(0)) for one in x]), outputs)
+    torch.testing.assert_close(held_statistics(model), statistics)
+    other = convert_norm(net(), "support")
+    other.load_state_dict(model.state_dict())
+    torch.testing.assert_close(other(x[:1]), outputs[:1])
+    assert held_statistics(model.float())["1"][0].dtype is torch.float32

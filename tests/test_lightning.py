@@ -24,7 +24,7 @@ from l2l_hyper import HyperAdapter, InputError
 from l2l_hyper.bridge.lightning import LightningHyperAdapter, TrackTestAccuracyCallback
 
 # isort: split
-# After l2l_hyper.lightning, which imports learn2learn without what that prints.
+# After l2l_hyper.bridge.lightning, which imports learn2learn without what that prints.
 from learn2learn.algorithms import LightningMAML
 from learn2learn.utils import accuracy
 from learn2learn.utils.lightning import EpisodicBatcher, NoLeaveProgressBar
@@ -167,6 +167,21 @@ def test_gradient_start_is_learn2learns_lightning_maml(tmp_path: Path) -> None:
         torch.testing.assert_close(parameters[name], value)
 
 
+def test_running_averages_are_trained_and_tested_with(tmp_path: Path) -> None:
+    """A query's prediction does not depend on the others, and validation moves nothing."""
+    module = LightningHyperAdapter(network(), **EPISODIC, normalization="running")
+    run, norm = trainer(tmp_path), module.model.module[1]
+    run.fit(module, datamodule=batches())
+    trained = norm.running_mean.clone()
+    assert trained.any() and norm.num_batches_tracked > 0
+    run.test(module, batches(), verbose=False)
+    assert torch.equal(norm.running_mean, trained)
+    learner = module.eval().model.clone()
+    x, y = Tasks(3).sample()
+    learner.adapt(support=(x, y))
+    torch.testing.assert_close(learner(x[:1]), learner(x)[:1])
+
+
 def test_mixed_precision(tmp_path: Path) -> None:
     """In bfloat16, nearly what float32 gives."""
     module = LightningHyperAdapter(network(), **EPISODIC, **OPTIONS, base_learner="prototype")
@@ -187,7 +202,9 @@ def test_other_ways_to_test_with(tmp_path: Path) -> None:
 
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:
-    module = LightningHyperAdapter(network(), **EPISODIC, **OPTIONS, lr=0.02, base_learner="prototype", generate=["0.*"])
+    module = LightningHyperAdapter(
+        network(), **EPISODIC, **OPTIONS, lr=0.02, base_learner="prototype", generate=["0.*"]
+    )
     run = trainer(tmp_path, enable_checkpointing=True, callbacks=[ModelCheckpoint(tmp_path / "saved", "last")])
     run.fit(module, datamodule=batches())
     (expected,) = run.test(module, batches(), verbose=False)
@@ -271,8 +288,8 @@ def test_script_in_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"penalyt": 0.0}, "try 'penalty'"),
         ({"train_way": 3}, "try 'train_ways'"),
         ({"data_parallel": True}, "strategy='ddp'"),
-        ({"normalization": "running"}, "never updates"),
-        ({"base_learner": "nothing"}, "start must be one of"),
+        ({"normalization": "batch"}, "normalization must be one of support"),
+        ({"base_learner": "nothing"}, "base_learner must be one of"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
@@ -292,7 +309,7 @@ def test_bad_tasks() -> None:
 
 
 def test_missing_lightning_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "l2l_hyper.lightning")
+    monkeypatch.delitem(sys.modules, "l2l_hyper.bridge.lightning")
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
     with pytest.raises(InputError, match=r"pip install 'l2l_hyper\[lightning\]'"):
-        importlib.import_module("l2l_hyper.lightning")
+        importlib.import_module("l2l_hyper.bridge.lightning")

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import l2l_hyper
 
@@ -32,19 +33,62 @@ def test_import_is_quiet_and_light() -> None:
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     done = python("import sys, l2l_hyper; print(*sys.modules)")
-    heavy = {"gym", "higher", "learn2learn", "matplotlib", "pytorch_lightning", "rich", "scipy", "torchvision", "typer"}
+    heavy = {
+        "torch",
+        "gym",
+        "higher",
+        "learn2learn",
+        "matplotlib",
+        "pytorch_lightning",
+        "rich",
+        "scipy",
+        "torchvision",
+        "typer",
+    }
     assert heavy.isdisjoint(done.stdout.split())
     assert done.stderr == ""
 
 
 def test_import_takes_no_longer_than_torch() -> None:
-    """Beside importing torch, which takes seconds, importing the package is not noticed."""
+    """Beside importing torch, which takes seconds, importing the package and its learners is not noticed."""
     done = python(
-        "import time; start = time.perf_counter(); import torch; middle = time.perf_counter(); import l2l_hyper\n"
-        "print(middle - start, time.perf_counter() - middle)"
+        "import time; start = time.perf_counter(); import torch; middle = time.perf_counter()\n"
+        "import l2l_hyper; l2l_hyper.HyperAdapter; print(middle - start, time.perf_counter() - middle)"
     )
     of_torch, beyond = map(float, done.stdout.split())
     assert beyond < 0.25 * of_torch
+
+
+def test_public_names_are_there_when_asked_for() -> None:
+    assert set(l2l_hyper.__all__) <= set(dir(l2l_hyper))
+    assert all(getattr(l2l_hyper, name) is not None for name in l2l_hyper.__all__)
+    for name in ("backbones", "bridge", "data", "experiment", "functional", "hypernet", "kernels", "methods", "report"):
+        module = getattr(l2l_hyper, name)
+        assert module.__name__ == f"l2l_hyper.{name}"
+        assert all(hasattr(module, public) for public in module.__all__)
+    with pytest.raises(AttributeError, match="module 'l2l_hyper' has no attribute 'HyperAdaptor'"):
+        _ = l2l_hyper.HyperAdaptor  # type: ignore[attr-defined]
+
+
+def test_old_names_warn_and_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.warns(DeprecationWarning, match="TaskNorm is the old name of EpisodicBatchNorm"):
+        assert l2l_hyper.TaskNorm is l2l_hyper.EpisodicBatchNorm
+    places = {
+        "tasks": ["Episodes", "TensorTaskset", "get_tasksets", "manifest", "convert", "register", "SampledTaskset"],
+        "optim": ["HyperTransform"],
+        "lightning": ["LightningHyperAdapter", "TrackTestAccuracyCallback"],
+    }
+    for old, names in places.items():
+        monkeypatch.delitem(sys.modules, f"l2l_hyper.{old}", raising=False)
+        monkeypatch.delitem(vars(l2l_hyper), old, raising=False)
+        with pytest.warns(DeprecationWarning, match=f"l2l_hyper.{old} is the old name of l2l_hyper"):
+            module = getattr(l2l_hyper, old)
+        assert all(hasattr(module, name) for name in names)
+    model = torch.nn.Linear(3, 2)
+    with pytest.warns(DeprecationWarning, match=r"HyperAdapter\(start=\) is the old name of base_learner="):
+        assert l2l_hyper.HyperAdapter(model, start="base").method.options.base_learner == "own"
+    with pytest.warns(DeprecationWarning, match=r"HyperAdapter\(change=\) is the old name of modulation="):
+        assert l2l_hyper.HyperAdapter(model, change="both").method.options.modulation == "both"
 
 
 def test_version_is_told_the_same_everywhere() -> None:
@@ -56,7 +100,7 @@ def test_version_is_told_the_same_everywhere() -> None:
 
 def test_command_line_is_declared() -> None:
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="l2l-hyper")
-    assert script.value == "l2l_hyper.compare.cli:main"
+    assert script.value == "l2l_hyper.cli:main"
     assert callable(script.load())
 
 

@@ -211,7 +211,9 @@ def test_the_origin_does_not_change(make: Make) -> None:
     _, _, q, _ = data()
     learner = adapted(hyper.clone(), 2)
     learner(q)
-    assert all(torch.equal(t, before[name]) for name, t in hyper.state_dict().items())
+    averages = ("running_mean", "running_var", "num_batches_tracked")  # of all tasks, as in learn2learn
+    changed = [name for name, t in hyper.state_dict().items() if not torch.equal(t, before[name])]
+    assert not [name for name in changed if not name.endswith(averages)]
     assert all(p.grad is None for p in hyper.parameters())
 
 

@@ -47,6 +47,9 @@ class LightningHyperAdapter(LightningEpisodicModule):
     (``adapt(support=(x, y))``), which holds in mixed precision as well, and under the inference mode that Lightning
     tests in.  Train and test tasks may differ in ways, unless ``base_learner`` is "gradient" or "own".
 
+    ``normalization`` is "transductive" by default: ``LightningMAML`` validates and tests in training mode, so
+    its BatchNorm layers always use the statistics of the batch.  With "running" they use running averages there.
+
     Lightning's ``Trainer`` has to be that of ``pytorch_lightning``, which learn2learn builds on;
     the one of ``lightning.pytorch`` accepts no module of it.
 
@@ -87,7 +90,7 @@ class LightningHyperAdapter(LightningEpisodicModule):
         options = {name: kwargs[name] for name in _OPTIONS if name in kwargs}
         self.save_hyperparameters({**episodic, **options})
         self.loss = nn.CrossEntropyLoss() if loss is None else loss
-        self.model = HyperAdapter(model, self.adaptation_lr, **options)
+        self.model = HyperAdapter(model, self.adaptation_lr, **{"normalization": "transductive", **options})
 
     def meta_learn(
         self, batch: tuple[Tensor, Tensor], batch_idx: int, ways: int, shots: int, queries: int

@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Lt
 
 from ..errors import InputError
 from ..files import plain
+from .recipe import Recipe
 from .settings import checked
 
 __all__ = ["Experiment", "Run", "renamed", "renamed_options"]
@@ -20,15 +21,17 @@ Ways = Annotated[int, Ge(2)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Experiment(Recipe):
     """The settings that every method of a comparison shares; two records compare only if these are equal.
 
-    Each field is a flag of ``l2l-hyper compare``, a key of a preset and a field of a record.
+    Each field is a flag of ``l2l-hyper compare``, a key of a preset and a field of a record; those of the recipe, by
+    which methods are trained, come from :class:`~l2l_hyper.experiment.recipe.Recipe`.
 
     Attributes:
         tasksets: name of the tasksets, or ``package.module:function``.
         ways: classes per episode, in validation and test (and in training unless ``train_ways`` is given).
-        shots: support samples per class.
+        shots: support samples per class, in validation and test (and in training unless train_shots is given).
+        test_shots: all numbers of support samples per class to test with, shots among them; shots alone if not given.
         queries: query samples per class.
         train_queries: query samples per class in training; as ``queries`` if not given.
         train_ways: classes per episode in training; as ``ways`` if not given.
@@ -53,6 +56,7 @@ class Experiment:
     tasksets: str = "glyphs"
     ways: Ways = 5
     shots: Count = 1
+    test_shots: tuple[Count, ...] | None = None
     queries: Count = 15
     train_queries: Count | None = None
     train_ways: Ways | None = None
@@ -73,6 +77,8 @@ class Experiment:
     def __post_init__(self) -> None:
         for name, value in checked(type(self), vars(self), "setting").items():
             object.__setattr__(self, name, value)
+        if self.test_shots is not None and self.shots not in self.test_shots:
+            raise InputError(f"test_shots must have shots, {self.shots}, among them, got {self.test_shots}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from .encoder import read_encoder
 from .plan import Plan
 from .settings import checked, defaults
 
-__all__ = ["Parts", "find_device", "label_of", "training_episodes"]
+__all__ = ["Parts", "find_device", "label_of"]
 
 
 class Parts:
@@ -73,9 +73,9 @@ class Parts:
         e = self._plan.experiment
         options = {
             "train_ways": e.train_ways or e.ways,
-            "train_samples": e.shots + (e.train_queries or e.queries),
+            "train_samples": max(e.train_shots or (e.shots,)) + (e.train_queries or e.queries),
             "test_ways": e.ways,
-            "test_samples": e.shots + e.queries,
+            "test_samples": max(e.test_shots or (e.shots,)) + e.queries,
             "root": str(self.data_root),
             "device": self.device,
             "split_seed": e.split_seed,
@@ -84,18 +84,21 @@ class Parts:
             return self._tasksets.build(options)
 
     @functools.cached_property
-    def manifest(self) -> dict[str, Any]:
-        """What the episodes are."""
+    def manifests(self) -> dict[int, dict[str, Any]]:
+        """What the episodes of each number of shots are."""
         e = self._plan.experiment
-        return manifest(
-            self.tasksets,
-            name=e.tasksets,
-            ways=e.ways,
-            shots=e.shots,
-            queries=e.queries,
-            split_seed=e.split_seed,
-            episodes=e.test_episodes,
-        )
+        return {
+            shots: manifest(
+                self.tasksets,
+                name=e.tasksets,
+                ways=e.ways,
+                shots=shots,
+                queries=e.queries,
+                split_seed=e.split_seed,
+                episodes=e.test_episodes,
+            )
+            for shots in e.test_shots or (e.shots,)
+        }
 
     def model(self, seed: int, episode: Episodes) -> nn.Module:
         """The backbone for such episodes, with the initial weights of a seed."""
@@ -144,11 +147,6 @@ def label_of(entry: MethodEntry, options: Mapping[str, Any]) -> str:
     """Name of the method in tables, with the implementation where it is not the package's own."""
     implementation = options.get("implementation", "batched")
     return entry.label if implementation == "batched" else f"{entry.label} ({implementation})"
-
-
-def training_episodes(e: Experiment) -> dict[str, int]:
-    """The form of training episodes, as tasksets take it."""
-    return {"ways": e.train_ways or e.ways, "shots": e.shots, "queries": e.train_queries or e.queries}
 
 
 def find_device(name: str) -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ __all__ = [
     "Point",
     "Record",
     "Result",
+    "ScoresAtShots",
     "existing_record",
     "make_record",
     "open_folder",
@@ -71,6 +72,23 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoresAtShots:
+    """What the tested weights reach with another number of shots than the experiment's ``shots``.
+
+    Attributes:
+        shots: support samples per class.
+        scores: score of every test episode.
+        losses: loss of every test episode.
+        manifest: what the episodes are.
+    """
+
+    shots: Annotated[int, Ge(1)]
+    scores: list[float]
+    losses: list[float | None]
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """What one run measured.
 
@@ -93,6 +111,8 @@ class Result:
         manifest: what the episodes are; two results compare only if its "hash" is equal.
         normalization: the statistics that normalization layers used.
         processes: number of processes that shared the run.
+        other_shots: the same for the other ``test_shots``, see :meth:`Record.at`.
+        pretrained: SHA-256 of the file of the weights that training started from, if there was one.
     """
 
     metric: MetricInfo = field(default_factory=MetricInfo)
@@ -111,6 +131,8 @@ class Result:
     manifest: dict[str, Any]
     normalization: str
     processes: int = 1
+    other_shots: list[ScoresAtShots] = field(default_factory=list)
+    pretrained: str | None = None
 
     @property
     def manifest_hash(self) -> str:
@@ -140,6 +162,25 @@ class Record:
     def scores(self) -> NDArray[np.float64]:
         """Score of every test episode, with shape ``(episodes,)``; empty when the run was not tested."""
         return np.asarray(self.result.scores, dtype=np.float64)
+
+    def at(self, shots: int) -> Record:
+        """The record as if ``shots`` were the experiment's, for the same table of another number of shots.
+
+        Raises:
+            InputError: when the run was not tested so.
+        """
+        if shots == self.run.experiment.shots:
+            return self
+        for other in self.result.other_shots:
+            if other.shots == shots:
+                experiment = replace(self.run.experiment, shots=shots)
+                result = replace(self.result, scores=other.scores, losses=other.losses, manifest=other.manifest)
+                return replace(self, run=replace(self.run, experiment=experiment), result=result)
+        tested = [self.run.experiment.shots, *(other.shots for other in self.result.other_shots)]
+        raise InputError(
+            f"expected shots that {self.run.name} was tested with, {', '.join(map(str, tested))}, got {shots}: "
+            "train it with others among test_shots"
+        )
 
 
 @contextmanager
@@ -260,7 +301,9 @@ def _result(run: Run, values: dict[str, Any]) -> Result:
         raise ValueError("the manifest's hash is not a string")
     if len(result.scores) not in (0, run.experiment.test_episodes):
         raise ValueError(f"{len(result.scores)} scores for {run.experiment.test_episodes} test episodes")
-    scores = np.asarray(result.scores, dtype=np.float64)
+    if any(len(other.scores) != len(result.scores) for other in result.other_shots):
+        raise ValueError("not every number of shots has as many scores")
+    scores = np.asarray([*result.scores, *(s for other in result.other_shots for s in other.scores)], dtype=np.float64)
     if not np.isfinite(scores).all() or (result.metric.percent and ((scores < 0) | (scores > 1)).any()):
         raise ValueError("the scores are not all finite, or for a share between 0 and 1")
     return result

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..data import Episodes, Metric, Taskset
 from ..errors import InputError
@@ -20,8 +22,12 @@ from .config import Run
 from .distributed import from_first, is_first, seed_each, share, sum_over_processes, world_size
 from .evaluation import adaptation_milliseconds, evaluate_on
 from .memory import peak_memory_mb, reset_peak_memory, tasks_at_once
-from .parts import Parts, training_episodes
-from .records import MetricInfo, Point, Result
+from .parts import Parts
+from .recipe.classification import attach_classifier, with_rotation_classes
+from .recipe.objective import Objective, training_episodes
+from .recipe.optimizer import backbone_parameters, learning_rate_factor, make_optimizer, set_learning_rate
+from .recipe.pretrained import read_pretrained
+from .records import MetricInfo, Point, Result, ScoresAtShots
 from .trial import count_generated, require_contract
 
 __all__ = ["Progress", "Step", "train_and_test"]
@@ -40,7 +46,10 @@ class Step:
 
 
 Progress = Callable[[Step], None]
-"""Called after each meta-training iteration."""
+"""Called after each meta-training iteration; on a GPU after some of them."""
+
+_LOOK_EVERY = 20  # iterations on a GPU between two looks at its numbers, for which all that is queued has to be done
+_LARGEST = 64  # test episodes that go together on a GPU
 
 
 @dataclass
@@ -66,9 +75,9 @@ def train_and_test(
 ) -> tuple[Method, Result]:
     """Train one method with one seed, select its weights on validation episodes, test them.
 
-    The loss of an iteration is the sum over its episodes, and its gradient is divided by their number, as learn2learn's
-    scripts have it; Adam with a cosine schedule for every method.  A checkpoint is written at each look at the
-    validation episodes, and the same call goes on from there.
+    The loss of an iteration is that of an :class:`~l2l_hyper.experiment.recipe.objective.Objective`, and the rest is as
+    the :class:`~l2l_hyper.experiment.recipe.Recipe` says.  A checkpoint is written at each look at the validation
+    episodes, and the same call goes on from there.
 
     Within :func:`~l2l_hyper.experiment.distributed.process_group` the processes share the episodes of an iteration, of
     validation and of the test, and come to what one process would but for the order of sums; the first one's clock
@@ -81,7 +90,7 @@ def train_and_test(
         memory_limit_mb: the tasks of an iteration go in parts whose graphs stay within it; the sums of floating-point
             numbers then come in another order, and nothing else changes.
         test: whether to test the selected weights (a sweep does not).
-        progress: called after each iteration.
+        progress: see :data:`Progress`.
 
     Returns:
         The method with the selected weights, and what was measured.
@@ -93,18 +102,28 @@ def train_and_test(
     e = run.experiment
     _require_shared(run)
     train, validation, tested = parts.tasksets
-    first = train.batch([0], **training_episodes(e)).to(parts.device)
+    if e.rotation_classes:
+        train = with_rotation_classes(train)
+    largest = {**training_episodes(e), "shots": max(e.train_shots or (e.shots,))}
+    first = train.batch([0], **largest).to(parts.device)
     last = tested.batch([0], ways=e.ways, shots=e.shots, queries=e.queries).to(parts.device)
     model = parts.model(run.seed, first)
-    backbone_parameters = sum(p.numel() for p in model.parameters())
+    pretrained = None if e.pretrained is None else read_pretrained(e.pretrained, run.seed)
+    if pretrained is not None:
+        pretrained.load_backbone(model)
     method = parts.method(run, model)
+    if e.class_batch:
+        attach_classifier(method, train, e.classifier)
+    if pretrained is not None:
+        pretrained.load_heads(method)
     autocast = torch.autocast(parts.device.type, torch.bfloat16, enabled=e.precision == "bfloat16")
     with autocast:
         require_contract(method, run.method, first)
         at_once = tasks_at_once(method, first, memory_limit_mb)
     metric = parts.metric or first.metric
     lr = float(getattr(parts.methods[run.method].complete(run.options), "lr", 3e-3))
-    trainer = _Trainer(run, method, train, validation, metric, folder, at_once, autocast, lr)
+    objective = Objective(run, method, train, metric, at_once=at_once, device=parts.device, autocast=autocast)
+    trainer = _Trainer(objective, validation, folder, make_optimizer(e, lr, method, backbone_parameters(model)), lr)
     trainer.train(progress)
     state = trainer.state
     if state.best is None or not math.isfinite(state.best["score"]):
@@ -113,9 +132,11 @@ def train_and_test(
     with autocast:
         adaptation_ms = from_first(lambda: adaptation_milliseconds(method, last))
         generated = count_generated(method, last)
-    losses, scores = trainer.evaluate(tested, e.test_episodes) if test else ([], [])
-    if not all(map(math.isfinite, scores)):
+    shots_tested = (e.test_shots or (e.shots,)) if test else ()
+    measured = {shots: trainer.evaluate(method, tested, e.test_episodes, shots) for shots in shots_tested}
+    if not all(math.isfinite(score) for _, scores in measured.values() for score in scores):
         raise InputError(f"{run.name}: expected a finite {metric.name} on every test episode, got others")
+    losses, scores = measured.pop(e.shots, ([], []))
     result = Result(
         metric=_info(metric),
         scores=scores,
@@ -131,12 +152,17 @@ def train_and_test(
         peak_memory_mb=state.peak_memory_mb,
         parameters={
             "meta": sum(p.numel() for p in trainer.parameters),
-            "backbone": backbone_parameters,
+            "backbone": sum(p.numel() for p in model.parameters()),
             "generated": generated,
         },
-        manifest=parts.manifest,
+        manifest=parts.manifests[e.shots],
         normalization=e.normalization,
         processes=world_size(),
+        other_shots=[
+            ScoresAtShots(shots=shots, scores=scores, losses=list(losses), manifest=parts.manifests[shots])
+            for shots, (losses, scores) in measured.items()
+        ],
+        pretrained=None if pretrained is None else pretrained.sha256,
     )
     return method, result
 
@@ -144,38 +170,38 @@ def train_and_test(
 class _Trainer:
     def __init__(
         self,
-        run: Run,
-        method: Method,
-        train: Taskset,
+        objective: Objective,
         validation: Taskset,
-        metric: Metric,
         folder: Path | None,
-        at_once: int,
-        autocast: torch.autocast,
+        optimizer: torch.optim.Optimizer,
         lr: float,
     ) -> None:
-        self.run, self.method, self.metric, self.lr = run, method, metric, lr
-        self.training_set, self.validation_set = train, validation
-        self.checkpoint = None if folder is None else folder / "checkpoints" / f"{run.name}.pt"
-        self.at_once, self.autocast = at_once, autocast
+        self.objective, self.validation_set, self.optimizer, self.lr = objective, validation, optimizer, lr
+        self.run, self.method, self.metric = objective.run, objective.method, objective.metric
+        self.checkpoint = None if folder is None else folder / "checkpoints" / f"{self.run.name}.pt"
         self.state = _State()
-        self.device = next(method.parameters()).device
-        self.parameters = [p for p in method.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, fused=True)
+        self.device = objective.device
+        self.on_gpu = self.device.type != "cpu"
+        self.parameters = [p for p in self.method.parameters() if p.requires_grad]
+        decay = self.run.experiment.average
+        self.averaged: AveragedModel | None = None
+        if decay is not None:
+            self.averaged = AveragedModel(self.method, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self.unread: list[tuple[int, Tensor]] = []  # iterations whose loss and score may still be on their way
         self.window: list[tuple[float, float]] = []  # losses and scores since the last look at validation
 
-    def evaluate(self, taskset: Taskset, episodes: int) -> tuple[list[float], list[float]]:
-        """Losses and scores of validation or test episodes, which the processes share."""
-        e, mine = self.run.experiment, share(range(episodes))
+    def evaluate(self, method: Method, taskset: Taskset, episodes: int, shots: int) -> tuple[list[float], list[float]]:
+        """Losses and scores of a method on validation or test episodes, which the processes share."""
+        e, mine, at_once = self.run.experiment, share(range(episodes)), self.objective.at_once
 
         def draw(positions: range) -> Episodes:
             indices = mine[positions.start : positions.stop]
-            return taskset.batch(indices, ways=e.ways, shots=e.shots, queries=e.queries).to(self.device)
+            return taskset.batch(indices, ways=e.ways, shots=shots, queries=e.queries).to(self.device)
 
         values = torch.zeros(2, episodes, dtype=torch.float64)
-        batch_size = min(self.at_once, len(share(range(e.meta_batch))))
-        with self.autocast:
-            measured = evaluate_on(self.method, draw, len(mine), self.metric, batch_size=batch_size)
+        batch_size = min(at_once, _LARGEST if self.on_gpu else len(share(range(e.meta_batch))))
+        with self.objective.autocast:
+            measured = evaluate_on(method, draw, len(mine), self.metric, batch_size=batch_size)
         values[:, mine.start : mine.stop] = torch.tensor(measured, dtype=torch.float64)
         sum_over_processes([values])
         losses, scores = values.tolist()
@@ -186,10 +212,9 @@ class _Trainer:
         self._load()
         reset_peak_memory(self.device)
         while not self._finished():
-            loss, score = self._iterate()
-            if progress is not None:
-                progress(Step(self.state.iteration, e.iterations, self.state.seconds, loss, score, metric))
-            self.window.append((loss, score))
+            self._iterate()
+            if progress is not None and not self.unread:
+                progress(Step(self.state.iteration, e.iterations, self.state.seconds, *self.window[-1], metric))
             if self.state.iteration % e.validate_every == 0 or self._finished():
                 self._validate()
                 if is_first():
@@ -204,40 +229,37 @@ class _Trainer:
     def _finished(self) -> bool:
         return self._share_done() >= 1
 
-    def _iterate(self) -> tuple[float, float]:
+    def _iterate(self) -> None:
         begin = time.perf_counter()
         e, state = self.run.experiment, self.state
-        indices = range(state.iteration * e.meta_batch, (state.iteration + 1) * e.meta_batch)
-        # Seed 0 is that of the validation and test splits; they hold other classes all the same.
-        episodes = self.training_set.batch(share(indices), seed=self.run.seed, **training_episodes(e))
-        episodes = episodes.to(self.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * (1 + math.cos(math.pi * self._share_done())) / 2
+        set_learning_rate(self.optimizer, self.lr * learning_rate_factor(e, self._share_done()))
         self.optimizer.zero_grad()
         seed_each(self.run.seed, state.iteration)
-        total_loss = total_score = torch.zeros((), device=self.device)
-        for part in episodes.split(self.at_once):
-            with self.autocast:
-                adapted = self.method.adapt(part.support_set)
-                outputs = self.method.predict(adapted, part.query)
-                losses = self.method.loss(adapted, outputs, part)
-                scores = self.metric.of(outputs.detach(), part.query_labels)
-            losses.sum().backward()
-            total_loss = total_loss + losses.detach().sum()
-            total_score = total_score + scores.sum()
+        loss, score = self.objective.backward(state.iteration)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        sum_over_processes([*gradients, total_loss, total_score])
-        loss = float(total_loss) / e.meta_batch
-        if not math.isfinite(loss):
-            raise InputError(self._not_finite(loss, episodes))
+        sum_over_processes([*gradients, loss, score])
+        self.unread.append((state.iteration, torch.stack([loss, score.to(loss)])))
+        if not self.on_gpu or len(self.unread) == _LOOK_EVERY:
+            self._read()
         for gradient in gradients:
             gradient /= e.meta_batch
         self.optimizer.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.method)
         state.iteration += 1
         state.seconds += from_first(lambda: time.perf_counter() - begin)
-        return loss, float(total_score) / e.meta_batch
 
-    def _not_finite(self, loss: float, episodes: Episodes) -> str:
+    def _read(self) -> None:
+        """Take losses and scores into the window; raise ``InputError`` at a loss that is not finite."""
+        for iteration, totals in self.unread:
+            loss, score = (total / self.run.experiment.meta_batch for total in totals.tolist())
+            if not math.isfinite(loss):
+                raise InputError(self._not_finite(loss, iteration))
+            self.window.append((loss, score))
+        self.unread = []
+
+    def _not_finite(self, loss: float, iteration: int) -> str:
+        episodes = self.objective.episodes(iteration)
         bad = torch.zeros(self.run.experiment.meta_batch)
         for i, one in zip(share(range(len(bad))), episodes, strict=True):
             bad[i] = not (one.support.isfinite().all() and one.query.isfinite().all())
@@ -249,13 +271,15 @@ class _Trainer:
             last = self.state.validation[-1]["iteration"] if self.state.validation else 0
             kept = f"the checkpoint of iteration {last} stays"
         return (
-            f"{self.run.name}: expected a finite loss, got {loss} at iteration {self.state.iteration} ({where}); "
+            f"{self.run.name}: expected a finite loss, got {loss} at iteration {iteration} ({where}); "
             f"{kept}; try a smaller learning rate"
         )
 
     def _validate(self) -> None:
         e, state = self.run.experiment, self.state
-        losses, scores = self.evaluate(self.validation_set, e.validation_episodes)
+        self._read()
+        selected = self.method if self.averaged is None else cast(Method, self.averaged.module)
+        losses, scores = self.evaluate(selected, self.validation_set, e.validation_episodes, e.shots)
         interval = episode_interval(scores)
         now = {"iteration": state.iteration, "seconds": state.seconds}
         loss, score = (sum(values) / len(values) for values in zip(*self.window, strict=True))
@@ -265,7 +289,7 @@ class _Trainer:
         mean_loss = sum(losses) / len(losses)
         state.validation.append({**now, "loss": mean_loss, "score": interval.mean, "half_width": half_width})
         if state.best is None or self._better(interval.mean, state.best["score"]):
-            weights = {name: value.detach().clone() for name, value in self.method.state_dict().items()}
+            weights = {name: value.detach().clone() for name, value in selected.state_dict().items()}
             state.best = {"iteration": state.iteration, "score": interval.mean, "weights": weights}
         state.peak_memory_mb = max(state.peak_memory_mb, peak_memory_mb(self.device))
 
@@ -279,7 +303,8 @@ class _Trainer:
                 "state": vars(self.state),
                 "method": self.method.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "random": torch.get_rng_state(),
+                "averaged": None if self.averaged is None else self.averaged.state_dict(),
+                "random": [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if self.on_gpu else [])],
             }
             save_checkpoint(self.checkpoint, saved)
 
@@ -298,7 +323,12 @@ class _Trainer:
         self.state = _State(**saved["state"])
         self.method.load_state_dict(saved["method"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["random"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(saved["averaged"])
+        on_cpu, *on_gpus = saved["random"]
+        torch.set_rng_state(on_cpu)
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
 
 
 def _info(metric: Metric) -> MetricInfo:
@@ -313,4 +343,9 @@ def _require_shared(run: Run) -> None:
         raise InputError(
             "normalization 'running' averages over tasks in the order in which one process meets them, "
             f"got {processes} processes; use support or transductive, or one process"
+        )
+    if e.class_batch and processes > 1:
+        raise InputError(
+            "the images of a class batch are normalized together, in one process, "
+            f"got class_batch={e.class_batch} and {processes} processes; use class_batch=0, or one process"
         )

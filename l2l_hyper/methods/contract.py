@@ -35,11 +35,13 @@ class Method(nn.Module):
 
     Attributes:
         Options: a dataclass of its options.
+        controls: names of the controls that it can be tested under, see :meth:`controlled`.
         one_by_one: whether it gains nothing from several tasks at once.
         adapts_features: whether each task has features of its own, made by weights of its own.
     """
 
     Options: ClassVar[type[Any]] = Options
+    controls: ClassVar[tuple[str, ...]] = ()
     one_by_one: ClassVar[bool] = False
     adapts_features: bool = False
 
@@ -58,6 +60,10 @@ class Method(nn.Module):
     def loss(self, adapted: Any, outputs: Tensor, episodes: Episodes) -> Tensor:
         """What meta-training minimises, per task, shape ``(T,)``: the episodes' own loss, and the penalty."""
         return episodes.loss(outputs, episodes.query_labels) + self.penalty(adapted)
+
+    def controlled(self, adapted: Any, control: str) -> Any:
+        """What T tasks were adapted to under a control, such as with what was generated for another of them."""
+        raise NotImplementedError
 
 
 class OneByOne(Method):

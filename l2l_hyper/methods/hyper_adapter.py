@@ -25,7 +25,7 @@ number of ways and shots will do.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -158,6 +158,7 @@ class HyperAdapter(Method):
 
     Options = HyperAdapterOptions
     label = "HyperAdapter"
+    controls = ("no residual", "another task's", "mean")
     needs_every_class = False
 
     def __init__(
@@ -192,6 +193,8 @@ class HyperAdapter(Method):
         if encoder is not None:
             self.encoder = TaskwiseNetwork(convert_norm(share_copy(encoder, copy_buffers=False), "running"))
             self.encoder.release_head()
+            self.encoder_is_frozen = not any(p.requires_grad for p in self.encoder.parameters())
+            self.encoder.train(not self.encoder_is_frozen)
         read = 0 if self.encoder is None else self.encoder.head.in_features
         self.residual = Residual(features, read, o.generator, **attention) if o.residual else None
         shapes = {name: own.shape for name, own in self.network.module.named_parameters() if name in self.body}
@@ -225,18 +228,28 @@ class HyperAdapter(Method):
                 weights, penalty = self._modulated(self.modulation, seen, weights)
                 if not self.iterative:
                     seen = self.network(support.x, weights)
+            base = adapted.base
             if first:
                 with full_precision(seen.features.device):
-                    head, of_head = self._last_layer(seen, weights, support)
+                    head, base, of_head = self._last_layer(seen, weights, support)
                 weights, penalty = {**weights, **head}, penalty + of_head
             if self.iterative and self.body and seen.statistics:  # the queries meet those of the adapted network
                 seen = self.network(support.x, weights)
-        made = Adapted(weights, seen.statistics, penalty, adapted.steps + 1)
+        made = Adapted(weights, seen.statistics, penalty, adapted.steps + 1, base)
         return made if differentiable else made.detached()
 
     def predict(self, adapted: Adapted, query: Tensor) -> Tensor:
         """Outputs ``(T, Q, C)``."""
         return self.network(query, adapted.weights, adapted.statistics).outputs
+
+    def controlled(self, adapted: Adapted, control: str) -> Adapted:
+        """The last layer with another residual: none, that of the next task, or the mean of all T tasks."""
+        weights = dict(adapted.weights)
+        for name, base in adapted.base.items():
+            own = weights[name] - base
+            others = {"no residual": 0 * own, "another task's": own.roll(1, 0), "mean": own.mean(0, keepdim=True)}
+            weights[name] = base + others[control]
+        return replace(adapted, weights=weights)
 
     def penalty(self, adapted: Adapted) -> Tensor | float:
         """The penalty of Δ, ``(T,)``."""
@@ -245,7 +258,7 @@ class HyperAdapter(Method):
     def train(self, mode: bool = True) -> HyperAdapter:
         """As of any module; a frozen encoder stays in evaluation mode."""
         super().train(mode)
-        if self.encoder is not None and not any(p.requires_grad for p in self.encoder.parameters()):
+        if self.encoder is not None and self.encoder_is_frozen:
             self.encoder.eval()
         return self
 
@@ -257,10 +270,10 @@ class HyperAdapter(Method):
 
     def _last_layer(
         self, seen: Pass, weights: dict[str, Tensor], support: SupportSet
-    ) -> tuple[dict[str, Tensor], Tensor | float]:
-        """B + sΔ by name, and the penalty."""
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | float]:
+        """B + sΔ and B by name, and the penalty."""
         if not self.reads_labels:
-            return {}, 0.0
+            return {}, {}, 0.0
         targets = self._targets(support)
         if self.base_learner is not None:
             mapped = seen.features if self.linear_map is None else self.linear_map(seen.features)
@@ -268,8 +281,9 @@ class HyperAdapter(Method):
         else:
             head = [weights[name] for name in self.network.head_names]
             layer = LastLayer(head[0], head[1] if len(head) > 1 else None)
+        base = self.network.head_weights(*layer)
         if self.residual is None:
-            return self.network.head_weights(*layer), 0.0
+            return base, {}, 0.0
         weight, bias, quadratic = layer
         zero = weight.new_zeros(weight.shape[:-1])
         outputs = vmap(F.linear)(seen.features, weight, zero if bias is None else bias)
@@ -282,14 +296,13 @@ class HyperAdapter(Method):
         weight = weight + units[0] * self.options.scale * changes[0]
         if bias is not None:
             bias = bias + units[1] * self.options.scale * changes[1]
-        return self.network.head_weights(weight, bias, quadratic), sum(map(self._penalty, changes))
+        return self.network.head_weights(weight, bias, quadratic), base, sum(map(self._penalty, changes))
 
     def _read(self, support: SupportSet) -> Tensor | None:
         """What the encoder makes of the support samples, ``(T, N, E)``."""
         if self.encoder is None:
             return None
-        frozen = not any(p.requires_grad for p in self.encoder.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
             return self.encoder(support.x).features
 
     def _modulated(

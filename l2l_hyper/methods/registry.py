@@ -49,7 +49,7 @@ class MethodEntry:
         """
         completed = self.complete(options)
         implementation = getattr(completed, "implementation", "batched")
-        make = self.make if implementation == "batched" else reference(self.name, implementation)
+        make = self.make if implementation == "batched" else reference(self.name.partition("@")[0], implementation)
         made = make(model, completed) if encoder is None else make(model, completed, encoder=encoder)
         return as_method(made, normalization)
 
@@ -122,7 +122,16 @@ def _entry(name: str, made_by: object, label: str = "", summary: str = "") -> Me
     return MethodEntry(name, label, summary or docstring, options or Options, make)
 
 
-METHODS: Registry[MethodEntry] = Registry(
+class _Methods(Registry[MethodEntry]):
+    """Methods by name; ``NAME@VARIANT`` is the same method under another name and label, for options of its own."""
+
+    def __getitem__(self, name: str) -> MethodEntry:
+        method, at, variant = name.partition("@")
+        entry = super().__getitem__(method)
+        return dataclasses.replace(entry, name=name, label=f"{entry.label}, {variant}") if at else entry
+
+
+METHODS = _Methods(
     "method",
     "l2l_hyper.methods",
     {
@@ -143,4 +152,7 @@ METHODS: Registry[MethodEntry] = Registry(
     },
     _entry,
 )
-"""Methods by the name that ``--methods`` takes; others through the entry-point group ``l2l_hyper.methods``."""
+"""Methods by the name that ``--methods`` takes; others through the entry-point group ``l2l_hyper.methods``.
+
+One method with two sets of options is two rows of a table under names such as ``protonet@cosine``.
+"""

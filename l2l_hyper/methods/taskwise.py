@@ -58,18 +58,21 @@ class Adapted:
         statistics: mean and variance ``(T, channels)`` of the support set by name of the normalization layer.
         penalty: what the loss of each task gains, ``(T,)``.
         steps: how often the tasks were adapted.
+        base: those of the weights to which something generated was added, without it.
     """
 
     weights: dict[str, Tensor]
     statistics: Statistics = field(default_factory=dict)
     penalty: Tensor | float = 0.0
     steps: int = 1
+    base: dict[str, Tensor] = field(default_factory=dict)
 
     def detached(self) -> Adapted:
         """The same values without a graph."""
         statistics = {name: (mean.detach(), var.detach()) for name, (mean, var) in self.statistics.items()}
         penalty = self.penalty.detach() if isinstance(self.penalty, Tensor) else self.penalty
-        return Adapted({name: w.detach() for name, w in self.weights.items()}, statistics, penalty, self.steps)
+        weights, base = ({name: w.detach() for name, w in of.items()} for of in (self.weights, self.base))
+        return Adapted(weights, statistics, penalty, self.steps, base)
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ class TaskwiseNetwork(nn.Module):
 
     def release_head(self) -> None:
         """Make the last layer's own weights buffers, for methods that make others, so no gradient reaches them."""
-        for name in ("weight", "bias"):
+        for name in {"weight", "bias"} & self.head._parameters.keys():
             value = self.head._parameters.pop(name)
             self.head.register_buffer(name, None if value is None else value.detach())
 

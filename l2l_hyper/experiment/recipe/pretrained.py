@@ -57,19 +57,18 @@ class Pretrained:
                 )
         model.load_state_dict({**own, **{name: self.backbone[name] for name in wanted}})
 
-    def load_centre(self, method: Method) -> None:
-        """Put the centre into the last layer of a method that has one."""
+    def load_heads(self, method: Method) -> None:
+        """Put centre and classifier into a method that has such; a classifier of other classes stays as it is."""
         network = getattr(method, "network", None)
         centre = network.head.centre if isinstance(network, TaskwiseNetwork) else None
         if centre is not None and self.centre is not None:
             with torch.no_grad():
                 centre.copy_(self.centre)
-
-    def load_classifier(self, classifier: nn.Module) -> None:
-        """Put the weights into the classifier of all training classes; one of other classes or kind stays as it is."""
-        own = classifier.state_dict()
-        if {n: v.shape for n, v in self.classifier.items()} == {n: v.shape for n, v in own.items()}:
-            classifier.load_state_dict(self.classifier)
+        classifier = getattr(method, "whole_classifier", None)
+        if classifier is not None:
+            own = {name: value.shape for name, value in classifier.state_dict().items()}
+            if own == {name: value.shape for name, value in self.classifier.items()}:
+                classifier.load_state_dict(self.classifier)
 
 
 def read_pretrained(path: str, seed: int) -> Pretrained:
