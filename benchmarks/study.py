@@ -17,6 +17,7 @@ import shlex
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,9 +81,11 @@ def run_stage(commands: Sequence[Sequence[str]], jobs: int, logs: Path, deadline
 
 
 def _name(command: Sequence[str]) -> str:
-    """A name for the log: the command without its flags' names and folders."""
-    words = [Path(word).stem if "/" in word else word for word in command[1:] if not word.startswith("-")]
-    return re.sub(r"[^\w.,=+-]", "_", "-".join(words))[:150] or command[0]
+    """A name for the log: what a command is about, and a number that tells it from others."""
+    values = [
+        Path(value).stem for flag, value in itertools.pairwise(command) if flag in ("--out", "--methods", "--seeds")
+    ]
+    return re.sub(r"[^\w.,=+@-]", "_", "-".join([*values, f"{zlib.crc32(shlex.join(command).encode()):08x}"]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -148,7 +148,7 @@ def test_compare_passes_every_flag_on(fake, run, tmp_path):
     flags = [
         text
         for name, value in vars(expected).items()
-        if name not in ("iterations", "backbone_options")
+        if value is not None and name not in ("iterations", "backbone_options")
         for text in (f"--{name.replace('_', '-')}", value)
     ]
     options = ["--option", "maml.lr=1e-2", "--option", "maml.first_order=true", "--option", "maml.steps=10"]

@@ -88,12 +88,26 @@ def test_running_averages_pool_the_tasks() -> None:
         return recorded
 
     update_running(converted, vmap(run)(x))
-    features = converted[0](x.flatten(0, 1))
-    torch.testing.assert_close(converted[1].running_mean, 0.1 * features.mean((0, 2, 3)))
-    torch.testing.assert_close(converted[1].running_var, 0.9 + 0.1 * features.var((0, 2, 3), correction=0))
+    features = converted[0](x.flatten(0, 1)).unflatten(0, (3, 7))
+    torch.testing.assert_close(converted[1].running_mean, 0.1 * features.mean((0, 1, 3, 4)))
+    variance = features.var((1, 3, 4)).mean(0) + features.mean((1, 3, 4)).var(0, correction=0)
+    torch.testing.assert_close(converted[1].running_var, 0.9 + 0.1 * variance)
     before = converted[1].running_mean.clone()
     update_running(converted.eval(), {"1": (before[None] + 1, before[None] + 1)})  # in evaluation nothing moves
     assert torch.equal(converted[1].running_mean, before)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_running_averages_of_one_task_are_batch_norms(momentum: float | None) -> None:
+    model = net()
+    model[1].momentum = momentum
+    converted = convert_norm(share_copy(model, copy_buffers=True), "running")
+    for x in torch.randn(3, 7, 1, 6, 6, dtype=torch.double):
+        with statistics_of(converted, None) as recorded:
+            converted(x)
+        update_running(converted, {name: (mean[None], var[None]) for name, (mean, var) in recorded.items()})
+        model(x)
+    torch.testing.assert_close(converted.state_dict(), model.state_dict())
 
 
 def test_second_order_under_vmap_agrees_with_a_loop() -> None:

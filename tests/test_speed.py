@@ -48,7 +48,9 @@ def measurements(speed: dict[str, ModuleType], root: Path) -> list[dict]:
         {"measure": "breakdown", "setting": SETTING, "algorithm": algorithm, "meta_batch": 2}
         for algorithm in ("HyperAdapter, head", "MAML, 5 steps")
     ]
-    cells += [{"measure": "adapt", "setting": SETTING, "contender": c} for c in ("learn2learn", "engine", "engine, kernels")]
+    cells += [
+        {"measure": "adapt", "setting": SETTING, "contender": c} for c in ("learn2learn", "engine", "engine, kernels")
+    ]
     cells += [{"measure": "generate", "width": 100, "descriptions": n, "contender": "l2l_hyper"} for n in (1, 64)]
     found = []
     for cell in cells:

@@ -34,9 +34,7 @@ MOST = 30  # iterations per turn
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data-root", type=Path, required=True, help="the data sets as learn2learn's loaders read them"
-    )
+    parser.add_argument("--data-root", type=Path, required=True, help="the data sets of learn2learn's loaders")
     parser.add_argument("--out", type=Path, default=HERE.parent / "results" / "speed")
     parser.add_argument("--setting", action="append", choices=SETTINGS, help="only this; may be repeated")
     parser.add_argument("--turns", type=int, default=3, help="that everyone takes")

@@ -77,7 +77,7 @@ ALGORITHMS = {
 
 # How each is run.  The first three are learn2learn's and higher's algorithms, the others this package's.
 CONTENDERS = {
-    "learn2learn": "learn2learn's script: its sampler, its algorithm, one task after the other",
+    "learn2learn": "learn2learn's script: its sampler, its algorithm, task by task (MAML, 1 step, by HyperAdapter)",
     "learn2learn, our sampler": "learn2learn's algorithm on our sampler",
     "higher": "higher's inner loop on our sampler",
     "script": "the script with the swapped line, on our sampler",

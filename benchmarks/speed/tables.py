@@ -95,47 +95,40 @@ def ratios(cells: Cells) -> list[dict[str, str]]:
                     stock / an_episode(cells, setting=setting, algorithm=ours, meta_batch=batch, contender=contender)
                     for contender in (OURS, KERNELS, TWO)
                 ]
-                if not math.isnan(values[0]):
-                    rows.append(
-                        {
-                            "what": f"{setting}: {what}, end to end, meta-batch {batch}",
-                            **dict(zip((OURS, KERNELS, TWO), map(_times, values), strict=True)),
-                        }
-                    )
+                rows += _row(f"{setting}: {what}, end to end, meta-batch {batch}", *map(_times, values))
         rows += list(single_ratios(cells, setting))
     return rows
 
 
 def single_ratios(cells: Cells, setting: str) -> Iterator[dict[str, str]]:
     """Drawing, opening, adapting, convolutions."""
-
-    def row(what: str, ratio: float) -> Iterator[dict[str, str]]:
-        if not math.isnan(ratio):
-            yield {"what": f"{setting}: {what}", OURS: _times(ratio), KERNELS: "", TWO: ""}
-
     draw, opened = (
         [find(cells, setting=setting, contender=c, **wanted) for c in ("learn2learn", OURS)]
         for wanted in ({"measure": "draw", "queries": 15}, {"measure": "open"})
     )
-    yield from row("drawing 32 episodes with 15 queries per class", seconds(draw[0]) / seconds(draw[1]))
-    yield from row("opening the second time, time", seconds(opened[0]) / seconds(opened[1]))
+    drawing, opening = (_times(seconds(theirs) / seconds(ours)) for theirs, ours in (draw, opened))
+    yield from _row(f"{setting}: drawing 32 episodes with 15 queries per class", drawing)
+    yield from _row(f"{setting}: opening the second time, time", opening)
     if opened[0] and opened[1]:
         peaks = [statistics.median(o["peak_mb"]) for o in opened]
-        yield from row("opening the second time, peak memory", peaks[0] / max(peaks[1], 0.1))
-    for name, contender in (("", OURS), (", kernels", KERNELS), (", kernels, compiled", f"{KERNELS}, compiled")):
-        theirs, ours = (find(cells, measure="adapt", setting=setting, contender=c) for c in ("learn2learn", contender))
-        yield from row(
-            f"adapting to one task, HyperAdapter, head{name} / MAML, 5 steps", seconds(theirs) / seconds(ours)
-        )
+        yield from _row(f"{setting}: opening the second time, peak memory", _times(peaks[0] / max(peaks[1], 0.1)))
+    adapting = [find(cells, measure="adapt", setting=setting, contender=c) for c in ("learn2learn", OURS, KERNELS)]
+    compiled = find(cells, measure="adapt", setting=setting, contender=f"{KERNELS}, compiled")
+    theirs, *ours = map(seconds, adapting)
+    what = f"{setting}: adapting to one task, HyperAdapter, head / MAML, 5 steps"
+    yield from _row(what, *(_times(theirs / each) for each in ours))
+    yield from _row(f"{what}, compiled", "", _times(theirs / seconds(compiled)))
     measured = find(cells, measure="breakdown", setting=setting, algorithm="HyperAdapter, head")
     if measured:
         gflop, there, alone = (measured[key][0] for key in ("gflop", "convolutions", "alone"))
-        yield {
-            "what": f"{setting}: convolutions in training {gflop / there:.0f} GFLOP/s, alone {gflop / alone:.0f}",
-            OURS: f"{100 * alone / there:.0f} %",
-            KERNELS: "",
-            TWO: "",
-        }
+        what = f"{setting}: convolutions in training {gflop / there:.0f} GFLOP/s, alone {gflop / alone:.0f}"
+        yield from _row(what, f"{100 * alone / there:.0f} %")
+
+
+def _row(what: str, *values: str) -> Iterator[dict[str, str]]:
+    """A row of the ratios, if there is anything in it."""
+    if any(values):
+        yield dict(itertools.zip_longest(("what", OURS, KERNELS, TWO), (what, *values), fillvalue=""))
 
 
 def breakdowns(cells: Cells) -> list[dict[str, str]]:
@@ -298,12 +291,6 @@ def plot(cells: Cells) -> Figure:
         axes.grid(alpha=0.3, which="both")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel(f"episodes per second\n{setting}")
-    panels[-1].annotate(
-        "grey: learn2learn's\nMAML, 1 step\ngreen: the swapped script",
-        (0.4, 0.05),
-        xycoords="axes fraction",
-        fontsize=8,
-    )
     panels[0].legend(frameon=False, fontsize=7, loc="upper left")
     return figure
 

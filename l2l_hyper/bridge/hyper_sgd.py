@@ -89,6 +89,11 @@ class HyperSGD(nn.Module):
         copied.allow_nograd = self.allow_nograd if allow_nograd is None else allow_nograd
         return copied
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As of any module; a clone's tensors are no leaves, and gradients pass through them."""
+        if all(p.is_leaf for p in self.parameters()):
+            super().zero_grad(set_to_none)
+
     def adapt(
         self,
         loss: Tensor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,27 +14,19 @@ from torch.autograd.graph import GradientEdge
 
 from ..errors import InputError
 
-__all__ = [
-    "Array",
-    "Found",
-    "Seen",
-    "explained",
-    "one_hot",
-    "refusal",
-    "softmax",
-    "uniform_factors",
-    "weighted_factors",
-]
+__all__ = ["Array", "Found", "Kind", "Seen", "explained", "one_hot", "softmax", "uniform_factors", "weighted_factors"]
 
 Array = NDArray[np.float64]
-Found = tuple[str, Array, Array]
-"""Kind, targets (N, C), and weight per sample (N, 1) relative to the sum over samples (for values: and outputs)."""
+Mask = NDArray[np.bool_]
+Kind = Literal["classes", "values"]
+Found = tuple[Kind, Array, Array]
+"""Kind, targets (N, C), and factor per sample (N, 1) of its loss, which for values is summed over outputs."""
 
 _TINY = 1e-300
 
 
 class Seen:
-    """What is seen of a loss at logits o ``(N, C)``: its value, its derivative δ, its Hessian H, and how exact they are.
+    """What is seen of a loss at logits o ``(N, C)``: value, derivative δ and Hessian H, and how exact they are.
 
     Args:
         logits: shape ``(N, C)``, or with leading dimensions of one.
@@ -47,16 +40,18 @@ class Seen:
             raise InputError(f"expected logits (N, C), got {tuple(delta.shape)}; use adapt(support=(x, y))")
         self.o, self.d, self.value = _exact(logits).reshape(delta.shape), _exact(delta), float(loss)
         self.n, self.c = self.d.shape
-        self.live = self.d.any(1, keepdims=True)
-        self.eps, self._eps_of_loss = torch.finfo(delta.dtype).eps, torch.finfo(loss.dtype).eps
-        self.floor = min(torch.finfo(delta.dtype).tiny, 1e-7)  # a derivative below it may round to zero
+        self.live: Mask = (self.d != 0).any(1, keepdims=True)
+        # Nothing is taken to be more exact than 1e-11, since torch adds 1e-12 to what it divides by.
+        self.eps, self._eps_of_loss = (max(torch.finfo(t.dtype).eps, 1e-11) for t in (delta, loss))
+        self.normal = 4 * torch.finfo(delta.dtype).tiny  # a derivative above it has all its digits
+        self.floor = min(torch.finfo(delta.dtype).tiny, 1e-7)  # one below it may round to zero
         self._delta, self._at = delta, at
 
     def curvature(self, v: Array) -> Array | None:
         """H v, shape ``(N, C)``; None if the loss does not differentiate twice."""
         if not self._delta.requires_grad:
             return None
-        along = torch.from_numpy(v).to(self._delta)
+        along = torch.from_numpy(v).to(self._delta.dtype).to(self._delta.device)
         try:
             (hv,) = torch.autograd.grad(self._delta, self._at, along, retain_graph=True, allow_unused=True)
         except RuntimeError:  # how torch says that a loss has no second derivative, as multi_margin_loss
@@ -66,16 +61,16 @@ class Seen:
     def error(self, factor: float = 1.0) -> Array:
         """Relative error of softmax(factor · o), shape ``(N, 1)``; that of an exponential grows with its argument."""
         size = np.ptp(self.o, 1) if factor == 1 else factor * np.abs(self.o).max(1)
-        return 2 * self.eps + 2 * self._eps_of_loss * (1 + size[:, None])
+        return np.asarray(2 * self.eps + 2 * self._eps_of_loss * (1 + size[:, None]))
 
     def amounts_to(self, terms: Array, error: Array) -> bool:
         """Whether the loss is the sum of these terms."""
         return bool(abs(self.value - terms.sum()) <= error.sum() + self.floor)
 
-    def hidden(self, absent: NDArray[np.bool_], p: Array, s: float) -> NDArray[np.bool_]:
+    def hidden(self, absent: Mask, p: Array, s: float) -> Mask:
         """Samples without derivative that may be in the loss, as their prediction p is too certain to have one."""
         second = np.sort(p, 1)[:, -2:].min(1, keepdims=True)
-        return absent & (min(s, 1.0) * second < 4 * self.floor)
+        return np.asarray(absent & (min(s, 1.0) * second < 4 * self.floor))
 
 
 def explained(seen: Seen) -> Found:
@@ -86,7 +81,7 @@ def explained(seen: Seen) -> Found:
         found = explanation(seen)
         if found is not None:
             return found
-    if (np.abs(seen.d.sum(1)) <= 10 * seen.eps * np.abs(seen.d).sum(1)).all():
+    if np.abs(seen.d.sum(1)).max() <= 100 * seen.eps * np.abs(seen.d).max():
         reason = "its rows sum to zero, as those of a focal loss, of a margin, or of logits that were changed"
     else:
         reason = "its rows do not sum to zero, and it is not in proportion to an error"
@@ -102,7 +97,7 @@ def explained(seen: Seen) -> Found:
 def weighted_factors(seen: Seen) -> tuple[Array, Array | None]:
     """δ_n = s_n (p_n − e_y), where δ is s p but at the label: one-hot e_y, and s ``(N, 1)`` if δ is that."""
     p, d = softmax(seen.o), seen.d
-    s = np.where(p > 1e3 * seen.floor, d / p, 0.0).max(1, keepdims=True)
+    s = np.where(p > seen.normal, d / p, 0.0).max(1, keepdims=True)
     t = one_hot((s * p - d).argmax(1), seen.c)
     s = ((1 - t) * d).sum(1, keepdims=True) / np.maximum(((1 - t) * p).sum(1, keepdims=True), _TINY)
     fits = np.abs(d - s * (p - t)) <= seen.error() * s * (p + t) + seen.floor
@@ -120,7 +115,7 @@ def uniform_factors(seen: Seen) -> Array | None:
         label = one_hot(t.argmax(1), seen.c)
         high, low = ((t * at * live).sum() / (at * live).sum() for at in (label, 1 - label))
         if 0 < low < high and (live * np.abs(t - low - (high - low) * label) <= 8 * seen.error()).all():
-            return s * live
+            return np.asarray(s * live)
     return None
 
 
@@ -128,16 +123,17 @@ def _hard_cross_entropy(seen: Seen) -> Found | None:
     """L = −Σ s_n log p_ny, with δ_n = s_n (p_n − e_y): hard labels, which need no curvature."""
     t, s = weighted_factors(seen)
     error, live = seen.error(), seen.live
-    if s is None or error.max() > (0.1 if seen.c == 2 else 0.25):  # of half precision, and logits that differ much
+    if s is None or error.max() > (0.03 if seen.c == 2 else 0.25):  # of half precision, and logits that differ much
         return None
     p, cross = softmax(seen.o), -(t * _log_softmax(seen.o)).sum(1, keepdims=True)
     one = s[np.abs(seen.d).sum(1).argmax()]
-    shown = live & (t == 0) & (seen.d > 1e3 * seen.floor)  # classes whose δ / p is s
+    shown = live & (t == 0) & (seen.d > seen.normal)  # classes whose δ / p is s
     if (np.abs(seen.d - live * one * (p - t)) <= 4 * (error * one * (p + t) + seen.floor)).all():
         s = live * one
-        others = p[shown & (p < 1 - 100 * error)]
-        varied = len(others) > 1 and others.max() > (1 + 100 * error.max()) * others.min()
-        uncertain = (live & (1 - p.max(1, keepdims=True) > 100 * error)).any()
+        margin = np.minimum(100 * error, 0.2)
+        others = p[shown & (p < 1 - margin)]
+        varied = len(others) > 1 and others.max() > (1 + margin.max()) * others.min()
+        uncertain = (live & (1 - p.max(1, keepdims=True) > margin)).any()
         is_sure = varied or (len(others) and uncertain)  # else the logits may have been multiplied, and s divided
     else:  # of two classes, any rows that sum to zero fit
         is_sure = (~live | (shown.sum(1, keepdims=True) > 1)).all()
@@ -158,7 +154,7 @@ def _cross_entropy(seen: Seen) -> Found | None:
     if hv is None or seen.c == 1:
         return None
     off = -np.where(top, 0.0, hv)
-    live = off.sum(1, keepdims=True) > 1e3 * seen.floor
+    live = off.sum(1, keepdims=True) > seen.normal
     if (off < 0).any() or not off.any():
         return None
     if (~live & ((off != 0) | (seen.d != 0))).any():
@@ -188,11 +184,11 @@ def _cross_entropy(seen: Seen) -> Found | None:
     return None
 
 
-def _factors(seen: Seen, off: Array, top: Array, live: NDArray[np.bool_]) -> Iterator[tuple[float, float]]:
+def _factors(seen: Seen, off: Array, top: Array, live: Mask) -> Iterator[tuple[float, float]]:
     """Numbers by which the logits may have been multiplied, and their relative errors: 1, and what H e_k shows."""
     yield 1.0, 0.0
     if seen.c > 2:  # log(off) is c o and a constant per sample, so c is a slope
-        used = live & (off > 1e3 * seen.floor)
+        used = live & (off > seen.normal)
         count = np.maximum(used.sum(1, keepdims=True), 1)
         o, z = (np.where(used, x, 0.0) for x in (seen.o, np.log(np.maximum(off, _TINY))))
         o, z = (np.where(used, x - x.sum(1, keepdims=True) / count, 0.0) for x in (o, z))
@@ -209,11 +205,11 @@ def _factors(seen: Seen, off: Array, top: Array, live: NDArray[np.bool_]) -> Ite
         for _ in range(60):
             c = (low + high) / 2
             low, high = (c, high) if c < ratio * (1 + math.exp(-c * gap)) else (low, c)
-        yield low, 0.0
+        yield low, float(4 * seen.error(low)[row, 0] / max(1 - ratio / low, _TINY))  # of 1 − q_k
 
 
 def _class_targets(seen: Seen, a: Array, total: Array, error: Array) -> Found | None:
-    """Labels from a_n = s_n e_y; or smoothed, a_n = s w_y (1 − ε) e_y + s w ε / C with class weights w; or soft, s t_n."""
+    """Labels from a_n = s_n e_y; smoothed, s w_y (1 − ε) e_y + s w ε / C with weights w per class; or soft, s t."""
     t = a / np.maximum(total, _TINY)
     hard = one_hot(t.argmax(1), seen.c)
     live = total[:, 0] > 0
@@ -237,7 +233,7 @@ def _class_targets(seen: Seen, a: Array, total: Array, error: Array) -> Found | 
         s[live] = ((b - rest) * label).sum(1, keepdims=True) / (1 - epsilon)
         return "classes", hard, s
     one_weight = (np.abs(total[live] / total[live].mean() - 1) <= 4 * error.max()).all()
-    return ("classes", t, total) if one_weight and (whole or not alike) and error.max() < 0.01 else None
+    return ("classes", t, total) if one_weight and (whole or not alike) and error.max() < 2e-3 else None
 
 
 def _elementwise(seen: Seen) -> Found | None:
@@ -245,7 +241,7 @@ def _elementwise(seen: Seen) -> Found | None:
 
     The curvature gives s, and then δ gives y.
     """
-    signs = 1.0 - 2 * (np.arange(seen.d.size) % 2).reshape(seen.d.shape)
+    signs = np.resize([1.0, -1.0], seen.d.shape)
     h, hv = seen.curvature(np.ones_like(seen.d)), seen.curvature(signs)
     if h is None or hv is None or not h.any() or (np.abs(hv - h * signs) > 8 * seen.eps * h).any():
         return None  # H is not diagonal and positive
@@ -292,11 +288,11 @@ def refusal(reason: str) -> InputError:
     return InputError(f"{reason}; use adapt(support=(x, y)), or tell the labels: adapt(loss, labels=y)")
 
 
-def _too_certain(samples: NDArray[np.bool_]) -> InputError:
+def _too_certain(samples: Mask) -> InputError:
     return refusal(f"the predictions of samples {_listed(samples)} are too certain to show their labels")
 
 
-def _check_absent(seen: Seen, absent: NDArray[np.bool_], p: Array, s: Array) -> None:
+def _check_absent(seen: Seen, absent: Mask, p: Array, s: Array) -> None:
     hidden = seen.hidden(absent, p, float(s[s > 0].min()))
     if hidden.any():
         raise refusal(
@@ -305,7 +301,7 @@ def _check_absent(seen: Seen, absent: NDArray[np.bool_], p: Array, s: Array) -> 
         )
 
 
-def _listed(samples: NDArray[np.bool_]) -> str:
+def _listed(samples: Mask) -> str:
     which = samples.ravel().nonzero()[0].tolist()
     return ", ".join(map(str, which[:10])) + (f" and {len(which) - 10} more" if len(which) > 10 else "")
 
@@ -324,4 +320,4 @@ def _log_softmax(o: Array) -> Array:
 
 
 def _exact(tensor: Tensor) -> Array:
-    return np.asarray(tensor.detach().to("cpu", torch.float64).numpy())
+    return np.asarray(tensor.detach().cpu().double().numpy(force=True))

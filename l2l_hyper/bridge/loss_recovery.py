@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,19 +12,9 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from ..errors import InputError
-from .loss_explanations import (
-    Array,
-    Seen,
-    explained,
-    one_hot,
-    softmax,
-    uniform_factors,
-    weighted_factors,
-)
+from .loss_explanations import Array, Kind, Seen, explained, one_hot, softmax, uniform_factors, weighted_factors
 
 __all__ = ["Recovered", "cross_entropy_scale", "recover"]
-
-Kind = Literal["classes", "values"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +23,7 @@ class Recovered:
 
     Attributes:
         kind: "classes" for cross-entropy and its kin, "values" for squared error.
-        targets: one-hot or soft class targets, or values, shape ``(N, C)``; of a sample that weighs 0 they mean nothing.
+        targets: one-hot or soft class targets, or values, shape ``(N, C)``; those of a sample of weight 0 mean nothing.
         weights: weight per sample, shape ``(N,)``: 1 in the mean over all N samples (for values: and all C outputs),
             N (or N·C) in their sum, 0 for a sample that is not in the loss.
         scale: mean of ``weights``: 1 for a mean, also one over a part of the samples or by class weights; 1/16 for
@@ -69,7 +59,8 @@ def recover(
         loss: the loss, a scalar.
         labels: the labels where the caller knows them: integers ``(N,)`` or ``(N, 1)``, -100 for a sample to leave out;
             one-hot or soft labels or values ``(N, C)``; a tensor, array or list.  They are checked against the loss
-            where it shows its own.  Where it does not show weights, every sample weighs 1.
+            where it shows its own.  Where it does not show weights, every sample weighs 1, and the scale is that of the
+            cross-entropy or squared error whose derivative is nearest.
         at: what ``delta`` is the derivative by, where that is an edge of the graph instead of ``logits``.
 
     Raises:
@@ -78,7 +69,8 @@ def recover(
 
     Example:
         >>> logits = torch.randn(4, 3, requires_grad=True)
-        >>> loss = nn.functional.cross_entropy(logits, torch.tensor([2, 0, -100, 1]), label_smoothing=0.1) / 16
+        >>> labels = torch.tensor([2, 0, -100, 1])
+        >>> loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1) / 16
         >>> (delta,) = torch.autograd.grad(loss, logits, create_graph=True)
         >>> recovered = recover(logits, delta, loss)
         >>> recovered.targets.argmax(-1)[recovered.weights > 0].tolist(), round(16 * recovered.scale, 4)
@@ -105,8 +97,12 @@ def cross_entropy_scale(logits: Tensor, delta: Tensor) -> float | None:
     """
     seen = Seen(logits, delta, delta.new_zeros(()), logits)
     with np.errstate(all="ignore"):
-        s = weighted_factors(seen)[1]
-        if s is None or (seen.c == 2 and np.ptp(s[s > 0]) > 8 * seen.error().max() * s.max()):
+        t, s = weighted_factors(seen)
+        if s is not None and seen.c == 2:  # any rows that sum to zero fit, so the factor has to be one per class
+            per_class = [s[(label[:, None] > 0) & (s > 0)] for label in t.T]
+            same = all(np.ptp(f) <= 8 * seen.error().max() * f.max() for f in per_class if len(f))
+            s = s if same else None
+        if s is None:
             s = uniform_factors(seen)
         if s is None or not s.any():
             return None
@@ -170,4 +166,4 @@ def _array(labels: Any) -> Any:
 
 
 def _tensor(array: Array, like: Tensor) -> Tensor:
-    return torch.from_numpy(array).to(like)
+    return torch.from_numpy(array).to(like.dtype).to(like.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from ..data.episode import SupportSet, cross_entropy, squared_error
 from ..errors import InputError
-from ..functional import clone_tree, held_statistics, hold_statistics, install, update_running
+from ..functional import clone_tree, held_statistics, hold_statistics, install, tensors, update_running
 from ..functional.norm import EpisodicBatchNorm
 from ..methods.contract import Method
 from ..methods.taskwise import Adapted, Inputs, Pass, TaskwiseNetwork
@@ -54,6 +54,11 @@ class _Piece:
     y: Tensor
     ways: int | None
 
+    def converted(self, fn: Callable[[Tensor], Tensor]) -> _Piece:
+        args = tuple(fn(arg) if isinstance(arg, Tensor) else arg for arg in self.args)
+        kwargs = {name: fn(arg) if isinstance(arg, Tensor) else arg for name, arg in self.kwargs.items()}
+        return _Piece(args, kwargs, fn(self.y), self.ways)
+
 
 class Learner(nn.Module):
     """A method that answers as ``l2l.algorithms.MAML`` does.
@@ -80,13 +85,13 @@ class Learner(nn.Module):
         self.allow_nograd = allow_nograd
         self._adapted: Any = None
         self._pieces: tuple[_Piece, ...] = ()
+        self._replaced: dict[str, Tensor | None] = {}  # what adaptation has put the task's weights in the place of
         self._of_classes = True
         self._ways = None if self._network is None else self._network.head.out_features
         self._frozen_names: list[str] | None = None  # of a clone, whose own tensors do not tell
 
         if self._network is not None:  # the network goes by the name that it has in learn2learn's learners
             self.register_state_dict_post_hook(_named_as_in_learn2learn)
-            self.register_load_state_dict_pre_hook(_named_as_here)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -101,6 +106,21 @@ class Learner(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # A graph neither copies nor pickles; the adapted weights are tensors of the module.
         return {**self.__dict__, "_adapted": None if self._network is not None else self._adapted}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        if self._network is not None:  # a hook would belong to the learner that this one is a clone of
+            _renamed(state_dict, prefix + _IN_LEARN2LEARN, prefix + _HERE)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _apply(self: L, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> L:
+        """As of any module; what a clone was adapted from and to follows ``double()`` and ``to()`` with its graph."""
+        super()._apply(fn, recurse)
+        self._replaced = {name: w if w is None else fn(w) for name, w in self._replaced.items()}
+        self._pieces = tuple(piece.converted(fn) for piece in self._pieces)
+        if isinstance(self._adapted, Adapted):
+            self._adapted = self._adapted.converted(fn)
+            self._install(self._frozen())
+        return self
 
     @property
     def _network(self) -> TaskwiseNetwork | None:
@@ -152,7 +172,7 @@ class Learner(nn.Module):
         )
         node = passed[0].grad_fn
         assert node is not None
-        node.metadata[_RECORD] = record
+        _metadata(node)[_RECORD] = record
         return seen.outputs[0]
 
     def adapt(
@@ -269,10 +289,11 @@ class Learner(nn.Module):
     # From what a script gives to support sets
 
     def _given(self, x: Tensor, y: Any, ways: int | None) -> _Piece:
-        y = _labels(y, len(x), x.device)
+        y, columns = _labels(y, len(x), x.device)
         if y.is_floating_point():
-            return _Piece((x,), {}, y, None)
-        ways = self._ways if ways is None else ways
+            shares = getattr(self.method, "needs_every_class", False) and y.dim() == 2 and _are_shares(y)
+            return _Piece((x,), {}, y, columns if shares else None)
+        ways = next((n for n in (ways, columns, self._ways) if n is not None), None)
         if ways is None:
             raise InputError("expected ways= with support=, as the method has no last layer to tell them by; got None")
         if len(y) and (y.min() < 0 or y.max() >= ways):
@@ -313,8 +334,10 @@ class Learner(nn.Module):
         plain = len(whole.args) == 1 and not whole.kwargs
         x: Any = whole.args[0].unsqueeze(0) if plain else Inputs(whole.args, whole.kwargs)
         loss = squared_error if whole.ways is None else cross_entropy
-        fresh = seen if len(pieces) == 1 and not self._pieces else None
-        support = SupportSet(x, whole.y.unsqueeze(0), whole.ways, loss, fresh)
+        if self._adapted is not None and not self._iterative and self._network is not None:
+            install(self._network.module, self._network.places, self._replaced)
+            seen = None if seen is None else self._network(x, track=False)
+        support = SupportSet(x, whole.y.unsqueeze(0), whole.ways, loss, seen)
         if self._iterative and self._adapted is not None:
             before = self._adapted
             if not torch.is_grad_enabled():  # the inner loop takes gradients all the same
@@ -380,11 +403,16 @@ class Learner(nn.Module):
         network, adapted = self._network, self._adapted
         if network is None or not isinstance(adapted, Adapted):
             return
-        network.head.register_buffer("quadratic", None)
         weights = {name: w[0] for name, w in adapted.weights.items() if name not in frozen}
+        self._replaced = {**dict(tensors(network.module, weights)), **self._replaced}
+        network.head.register_buffer("quadratic", None)
         install(network.module, network.places, weights)
         network.head.out_features = len(network.head.weight)
         hold_statistics(network.module, {name: (mean[0], var[0]) for name, (mean, var) in adapted.statistics.items()})
+
+
+def _metadata(node: Node) -> dict[Any, Any]:
+    return node.metadata  # type: ignore[return-value]  # a dictionary, whatever torch's types say
 
 
 def _behind(loss: Tensor, learner: Learner) -> tuple[list[tuple[Node, _Record]], list[str]]:
@@ -400,7 +428,7 @@ def _behind(loss: Tensor, learner: Learner) -> tuple[list[tuple[Node, _Record]],
         if node is None or node in met:
             continue
         met.add(node)
-        record = node.metadata.get(_RECORD)
+        record = _metadata(node).get(_RECORD)
         end = ends.get(node) or ends.get(id(getattr(node, "variable", None)))
         if record is not None and record.learner() is learner:
             passes.append((node, record))
@@ -418,10 +446,6 @@ def _named_as_in_learn2learn(_: nn.Module, state: dict[str, Any], prefix: str, _
     _renamed(state, prefix + _HERE, prefix + _IN_LEARN2LEARN)
 
 
-def _named_as_here(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
-    _renamed(state, prefix + _IN_LEARN2LEARN, prefix + _HERE)
-
-
 def _renamed(state: dict[str, Any], old: str, new: str) -> None:
     for name in [name for name in state if name.startswith(old)]:
         state[new + name.removeprefix(old)] = state.pop(name)
@@ -434,17 +458,24 @@ def is_running_average(module: nn.Module, name: str) -> bool:
     return name in averages and (ours or isinstance(module, nn.modules.batchnorm._NormBase))
 
 
-def _labels(y: Any, samples: int, device: torch.device) -> Tensor:
-    """Labels ``(N,)`` as int64, or values, from whatever holds one per sample."""
+def _labels(y: Any, samples: int, device: torch.device) -> tuple[Tensor, int | None]:
+    """Labels ``(N,)`` as int64, or values, from whatever holds one per sample; and the columns of one-hot ones."""
     y = torch.as_tensor(y, device=device)
-    if not y.is_floating_point():
+    columns = y.shape[1] if y.dim() == 2 and y.shape[1] > 1 else None
+    if columns and _are_shares(y) and (y.amax(1) == 1).all():
+        y = y.long().argmax(1)
+    elif not y.is_floating_point():
         y = y.squeeze(-1) if y.shape == (samples, 1) else y
         y = y.long()
     if len(y) != samples or (y.dim() != 1 and not y.is_floating_point()):
         raise InputError(
             f"support=(x, y) needs one label per sample, got {samples} samples and labels {tuple(y.shape)}"
         )
-    return y
+    return y, columns
+
+
+def _are_shares(y: Tensor) -> bool:
+    return bool((y >= 0).all()) and bool(((y.sum(1) - 1).abs() < 1e-3).all())
 
 
 def _same_samples(a: _Piece, b: _Piece) -> bool:

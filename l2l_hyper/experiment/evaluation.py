@@ -17,7 +17,13 @@ __all__ = ["adaptation_milliseconds", "evaluate_on"]
 
 @torch.no_grad()
 def evaluate_on(
-    method: Method, batch: Callable[[range], Episodes], episodes: int, metric: Metric, *, batch_size: int
+    method: Method,
+    batch: Callable[[range], Episodes],
+    episodes: int,
+    metric: Metric,
+    *,
+    batch_size: int,
+    control: str | None = None,
 ) -> tuple[list[float], list[float]]:
     """Loss (without the method's penalty) and score of episodes 0 … ``episodes`` − 1, in evaluation mode.
 
@@ -27,6 +33,7 @@ def evaluate_on(
         episodes: how many.
         metric: what scores them.
         batch_size: how many at once.
+        control: one of the method's controls, under which it is to be tested.
     """
     was_training = method.training
     method.eval()
@@ -34,7 +41,10 @@ def evaluate_on(
     scores: list[float] = []
     for first in range(0, episodes, batch_size):
         part = batch(range(first, min(first + batch_size, episodes)))
-        outputs = method.predict(method.adapt(part.support_set), part.query)
+        adapted = method.adapt(part.support_set)
+        if control is not None:
+            adapted = method.controlled(adapted, control)
+        outputs = method.predict(adapted, part.query)
         losses += part.loss(outputs, part.query_labels).tolist()
         scores += metric.of(outputs, part.query_labels).tolist()
     method.train(was_training)

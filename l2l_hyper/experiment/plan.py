@@ -109,7 +109,9 @@ class Setting:
         """What the flag takes, as help shows it."""
         if self.name == "options":
             return "METHOD.KEY=VALUE"
-        return {int: "INTEGER", float: "NUMBER", tuple: "A,B,...", dict: "KEY=VALUE"}.get(_kind(self.type), "TEXT")
+        return {bool: "true|false", int: "INTEGER", float: "NUMBER", tuple: "A,B,...", dict: "KEY=VALUE"}.get(
+            _kind(self.type), "TEXT"
+        )
 
     def parse(self, text: str) -> Any:
         """The value that the text of a flag spells."""
@@ -134,22 +136,21 @@ def _kind(annotation: Any) -> Any:
     return str if get_origin(bare) is Literal else get_origin(bare) or bare
 
 
+def _shown(value: Any) -> str | None:
+    if value is None or value == {}:
+        return None
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _settings(defaults: object, without: Iterable[str] = ()) -> dict[str, Setting]:
-    cls, found = type(defaults), {}
-    for name, text in described(cls).items():
-        value = getattr(defaults, name)
-        shown = (
-            ",".join(map(str, value))
-            if isinstance(value, tuple)
-            else f"{value:g}"
-            if isinstance(value, float)
-            else str(value)
-        )
-        if name not in without:
-            found[name] = Setting(
-                name, hints(cls)[name], text[:1].upper() + text[1:], None if value in (None, {}) else shown
-            )
-    return found
+    texts, annotated = described(type(defaults)), hints(type(defaults))
+    return {
+        name: Setting(name, annotated[name], text[:1].upper() + text[1:], _shown(getattr(defaults, name)))
+        for name, text in texts.items()
+        if name not in without
+    }
 
 
 SETTINGS = _settings(Experiment()) | _settings(Plan(), without=("experiment", "grids"))

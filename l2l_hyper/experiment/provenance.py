@@ -59,7 +59,10 @@ def public_command(arguments: Sequence[str]) -> str:
 
 
 def _git_state(package: Path) -> tuple[str | None, bool | None]:
-    """Commit of the repository that tracks the package, and whether the package differs from it."""
+    """Commit of the repository that tracks the package, and whether the package differs from it.
+
+    Where only a copy of the files is, the environment variable ``L2L_HYPER_COMMIT`` may name the commit.
+    """
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
@@ -72,7 +75,7 @@ def _git_state(package: Path) -> tuple[str | None, bool | None]:
         git("ls-files", "--error-unmatch", "__init__.py")
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "."))
     except (OSError, subprocess.SubprocessError):
-        return None, None
+        return os.environ.get("L2L_HYPER_COMMIT"), None
 
 
 def _environment(device: str) -> dict[str, Any]:

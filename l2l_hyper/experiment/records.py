@@ -20,6 +20,7 @@ from .config import Experiment, Run, renamed
 from .provenance import Provenance
 
 __all__ = [
+    "ControlScores",
     "MetricInfo",
     "Point",
     "Record",
@@ -89,6 +90,21 @@ class ScoresAtShots:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ControlScores:
+    """What the tested weights reach under a control of the method, such as with what another task generated.
+
+    Attributes:
+        control: its name.
+        shots: support samples per class.
+        scores: score of the first test episodes.
+    """
+
+    control: str
+    shots: Annotated[int, Ge(1)]
+    scores: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """What one run measured.
 
@@ -112,6 +128,7 @@ class Result:
         normalization: the statistics that normalization layers used.
         processes: number of processes that shared the run.
         other_shots: the same for the other ``test_shots``, see :meth:`Record.at`.
+        controls: scores under the controls of the method, see :attr:`~l2l_hyper.methods.Method.controls`.
         pretrained: SHA-256 of the file of the weights that training started from, if there was one.
     """
 
@@ -132,6 +149,7 @@ class Result:
     normalization: str
     processes: int = 1
     other_shots: list[ScoresAtShots] = field(default_factory=list)
+    controls: list[ControlScores] = field(default_factory=list)
     pretrained: str | None = None
 
     @property

@@ -27,7 +27,7 @@ from .recipe.classification import attach_classifier, with_rotation_classes
 from .recipe.objective import Objective, training_episodes
 from .recipe.optimizer import backbone_parameters, learning_rate_factor, make_optimizer, set_learning_rate
 from .recipe.pretrained import read_pretrained
-from .records import MetricInfo, Point, Result, ScoresAtShots
+from .records import ControlScores, MetricInfo, Point, Result, ScoresAtShots
 from .trial import count_generated, require_contract
 
 __all__ = ["Progress", "Step", "train_and_test"]
@@ -48,6 +48,7 @@ class Step:
 Progress = Callable[[Step], None]
 """Called after each meta-training iteration; on a GPU after some of them."""
 
+_CONTROL_EPISODES = 2000  # at most, for each control of a method
 _LOOK_EVERY = 20  # iterations on a GPU between two looks at its numbers, for which all that is queued has to be done
 _LARGEST = 64  # test episodes that go together on a GPU
 
@@ -136,6 +137,7 @@ def train_and_test(
     measured = {shots: trainer.evaluate(method, tested, e.test_episodes, shots) for shots in shots_tested}
     if not all(math.isfinite(score) for _, scores in measured.values() for score in scores):
         raise InputError(f"{run.name}: expected a finite {metric.name} on every test episode, got others")
+    few = min(e.test_episodes, _CONTROL_EPISODES)
     losses, scores = measured.pop(e.shots, ([], []))
     result = Result(
         metric=_info(metric),
@@ -161,6 +163,11 @@ def train_and_test(
         other_shots=[
             ScoresAtShots(shots=shots, scores=scores, losses=list(losses), manifest=parts.manifests[shots])
             for shots, (losses, scores) in measured.items()
+        ],
+        controls=[
+            ControlScores(control=control, shots=shots, scores=trainer.evaluate(method, tested, few, shots, control)[1])
+            for control in method.controls
+            for shots in shots_tested
         ],
         pretrained=None if pretrained is None else pretrained.sha256,
     )
@@ -190,7 +197,9 @@ class _Trainer:
         self.unread: list[tuple[int, Tensor]] = []  # iterations whose loss and score may still be on their way
         self.window: list[tuple[float, float]] = []  # losses and scores since the last look at validation
 
-    def evaluate(self, method: Method, taskset: Taskset, episodes: int, shots: int) -> tuple[list[float], list[float]]:
+    def evaluate(
+        self, method: Method, taskset: Taskset, episodes: int, shots: int, control: str | None = None
+    ) -> tuple[list[float], list[float]]:
         """Losses and scores of a method on validation or test episodes, which the processes share."""
         e, mine, at_once = self.run.experiment, share(range(episodes)), self.objective.at_once
 
@@ -201,7 +210,7 @@ class _Trainer:
         values = torch.zeros(2, episodes, dtype=torch.float64)
         batch_size = min(at_once, _LARGEST if self.on_gpu else len(share(range(e.meta_batch))))
         with self.objective.autocast:
-            measured = evaluate_on(method, draw, len(mine), self.metric, batch_size=batch_size)
+            measured = evaluate_on(method, draw, len(mine), self.metric, batch_size=batch_size, control=control)
         values[:, mine.start : mine.stop] = torch.tensor(measured, dtype=torch.float64)
         sum_over_processes([values])
         losses, scores = values.tolist()

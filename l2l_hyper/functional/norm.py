@@ -29,7 +29,7 @@ Normalization = Literal["support", "transductive", "running"]
 """Which statistics a normalization layer uses, see :class:`EpisodicBatchNorm`."""
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
-"""Mean and (biased) variance of the channels by name of the normalization layer."""
+"""Mean and variance of the channels by name of the normalization layer; biased, but for running averages."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,9 @@ class EpisodicBatchNorm(nn.Module):
         recorded = given is None and now is not None and name is not None and self.mode != "transductive"
         y, mean, var = kernels.normalize(x, self.weight, self.bias, given, self.eps, recorded=recorded)
         if recorded:
-            now.recorded[name] = mean, var  # type: ignore[union-attr, index]
+            samples = x.numel() // x.shape[1]
+            unbiased = samples / (samples - 1) if self.mode == "running" else 1  # as torch keeps it in running averages
+            now.recorded[name] = mean, unbiased * var  # type: ignore[union-attr, index]
         return y
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
@@ -184,7 +186,7 @@ def statistics_of(module: nn.Module, statistics: Mapping[str, tuple[Tensor, Tens
         statistics: mean and variance by name of the layer.
 
     Yields:
-        Mean and (biased) variance by name of the layer, of the layers that have computed their own so far; but for
+        Mean and variance by name of the layer, of the layers that have computed their own so far; but for
         ``"transductive"`` ones, whose statistics no later pass uses.
     """
     names = {id(m): name for name, m in module.named_modules() if isinstance(m, EpisodicBatchNorm)}

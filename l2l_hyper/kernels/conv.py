@@ -1,6 +1,8 @@
 """Convolutions with weights of each task's own, as grouped convolutions that are fast in any derivative.
 
-Gain: GAIN
+Gain: meta-training of MAML with five second-order steps takes 1/1.13 of the time (Omniglot, 5-way 1-shot, 16 tasks),
+1/1.2 to 1/1.3 (64 tasks) and 1/1.14 (20-way 5-shot, 4 tasks).  Where only first derivatives are taken there is none:
+HyperAdapter that generates all weights takes 0.99 to 1.06 times as long, MAML in testing 1.07 times.
 Reference: ``torch.func.vmap`` of :func:`torch.conv2d`.  Test: ``tests/test_kernels.py``.
 """
 

@@ -98,8 +98,8 @@ class Gaussian(BaseLearner):
 
     .. math:: c_k = m + r_K (\bar x_k - m), \quad v_K = 1 + \psi/(K\psi + 1), \quad r_K = K\psi/(K\psi + 1)
 
-    and the outputs are :math:`2\log N(x; c_k, v_K\Lambda^{-1})` up to what all classes share: where all have the same
-    number of shots that includes :math:`-\lambda x^2/v_K - \log v_K`, elsewhere these terms are there.  At
+    and the outputs are :math:`2\log N(x; c_k, v_K\Lambda^{-1})` less what all classes share: of
+    :math:`-\lambda x^2/v_K - \log v_K` the mean over classes, which leaves nothing where all have as many shots.  At
     :math:`\Lambda = 1, \psi\to\infty` the outputs are those of :class:`Prototype`, times :math:`K/(K+1)`.  Training
     begins at :math:`\Lambda = \min(1, 64/D)` and the same :math:`\psi` for every feature.
 
@@ -123,7 +123,10 @@ class Gaussian(BaseLearner):
         weight, bias = 2 * precision * classes, -(precision * classes.square()).sum(-1)
         if (shots == shots[:, :1]).all():
             return LastLayer(weight, bias)
-        return LastLayer(weight, bias - variance.log().sum(-1), -precision)
+        size = variance.log().sum(-1)
+        return LastLayer(
+            weight, bias - size + size.mean(-1, keepdim=True), precision.mean(-2, keepdim=True) - precision
+        )
 
 
 class Ridge(BaseLearner):

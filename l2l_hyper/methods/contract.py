@@ -41,7 +41,7 @@ class Method(nn.Module):
     """
 
     Options: ClassVar[type[Any]] = Options
-    controls: ClassVar[tuple[str, ...]] = ()
+    controls: tuple[str, ...] = ()
     one_by_one: ClassVar[bool] = False
     adapts_features: bool = False
 
@@ -79,7 +79,7 @@ class OneByOne(Method):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.module = module
+        self.module: Any = module
 
     def adapt(self, support: SupportSet) -> list[tuple[Any, dict[str, tuple[Tensor, Tensor]]]]:
         """Adapt to each task in turn."""

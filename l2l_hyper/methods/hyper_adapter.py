@@ -158,7 +158,6 @@ class HyperAdapter(Method):
 
     Options = HyperAdapterOptions
     label = "HyperAdapter"
-    controls = ("no residual", "another task's", "mean")
     needs_every_class = False
 
     def __init__(
@@ -197,6 +196,7 @@ class HyperAdapter(Method):
             self.encoder.train(not self.encoder_is_frozen)
         read = 0 if self.encoder is None else self.encoder.head.in_features
         self.residual = Residual(features, read, o.generator, **attention) if o.residual else None
+        self.controls = ("no residual", "another task's", "mean") if o.residual else ()
         shapes = {name: own.shape for name, own in self.network.module.named_parameters() if name in self.body}
         self.modulation = Modulation(features, shapes, o.modulation, **attention) if o.residual and shapes else None
 
@@ -215,6 +215,7 @@ class HyperAdapter(Method):
         """Adapt further: gradient steps from where ``adapted`` is; with any other base learner the same as before."""
         differentiable, first = torch.is_grad_enabled(), not adapted.steps
         weights, penalty = adapted.weights, adapted.penalty
+        track = support.seen is None  # else the pass that made it moved running averages
         if self.base_learner is None:
             self.network.check_ways(support)
         with torch.set_grad_enabled(differentiable or self.iterative):
@@ -227,14 +228,14 @@ class HyperAdapter(Method):
             if self.modulation is not None and first:
                 weights, penalty = self._modulated(self.modulation, seen, weights)
                 if not self.iterative:
-                    seen = self.network(support.x, weights)
+                    seen = self.network(support.x, weights, track=track)
             base = adapted.base
             if first:
                 with full_precision(seen.features.device):
                     head, base, of_head = self._last_layer(seen, weights, support)
                 weights, penalty = {**weights, **head}, penalty + of_head
             if self.iterative and self.body and seen.statistics:  # the queries meet those of the adapted network
-                seen = self.network(support.x, weights)
+                seen = self.network(support.x, weights, track=track)
         made = Adapted(weights, seen.statistics, penalty, adapted.steps + 1, base)
         return made if differentiable else made.detached()
 

@@ -50,7 +50,7 @@ class MethodEntry:
         completed = self.complete(options)
         implementation = getattr(completed, "implementation", "batched")
         make = self.make if implementation == "batched" else reference(self.name.partition("@")[0], implementation)
-        made = make(model, completed) if encoder is None else make(model, completed, encoder=encoder)
+        made = make(model, completed, **({} if encoder is None else {"encoder": encoder}))
         return as_method(made, normalization)
 
     def complete(self, options: Mapping[str, Any]) -> Any:
@@ -109,7 +109,7 @@ def _entry(name: str, made_by: object, label: str = "", summary: str = "") -> Me
         return made_by
     if not callable(made_by):
         raise InputError(f"expected a class or function that makes the method {name!r}, got {type(made_by).__name__}")
-    options = getattr(made_by, "Options", None)
+    options: Any = getattr(made_by, "Options", None)
     if options is not None and not dataclasses.is_dataclass(options):
         raise InputError(f"Options of the method {name!r} must be a dataclass, got {options!r}")
     takes_options = options is not None
@@ -119,7 +119,8 @@ def _entry(name: str, made_by: object, label: str = "", summary: str = "") -> Me
         return made_by(model, options, **encoder) if takes_options else made_by(model)
 
     label = label or getattr(made_by, "label", name)
-    return MethodEntry(name, label, summary or docstring, options or Options, make)
+    known: type[Any] = options or Options
+    return MethodEntry(name, label, summary or docstring, known, make)
 
 
 class _Methods(Registry[MethodEntry]):

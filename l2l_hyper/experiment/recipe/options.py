@@ -18,11 +18,11 @@ class Recipe:
     """How every method of a comparison is trained; the defaults are Adam, a cosine schedule to zero, and nothing else.
 
     Attributes:
-        optimizer: adam, adamw, or sgd with Nesterov momentum of 0.9.
-        weight_decay: of the optimizer, for weight matrices and kernels; vectors and single numbers have none.
+        optimizer: one of adam, adamw, and sgd with Nesterov momentum of 0.9.
+        weight_decay: for weight matrices and kernels; vectors and single numbers have none.
         warmup: share of the training in which the learning rate rises from zero.
         schedule: of the learning rate after that: cosine, which ends at zero, constant, or step, a tenth by each third.
-        augmentation: none, or crop-flip, which moves images by up to an eighth of their sides and mirrors half of them.
+        augmentation: of training images; none or crop-flip, up to an eighth of a side, and half of them mirrored.
         rotation_classes: whether images turned by 90, 180 and 270 degrees are further training classes.
         class_batch: images per iteration that are classified among all training classes; 0 for none.
         class_weight: weight of their loss beside the mean loss of the episodes.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
 
 from torch import nn
 
@@ -20,7 +19,7 @@ _REFERENCES = {
 }
 
 
-def reference(method: str, implementation: str) -> Callable[[nn.Module, Any], nn.Module]:
+def reference(method: str, implementation: str) -> Callable[..., nn.Module]:
     """The class of an implementation; called with the backbone and the method's options it gives a method.
 
     Raises:

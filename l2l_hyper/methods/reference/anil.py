@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -18,7 +20,7 @@ class Learn2learnANIL(TaskByTask):
 
     def __init__(self, model: nn.Module, options: anil.ANILOptions) -> None:
         super().__init__()
-        self.features = model.features
+        self.features: Any = model.features
         self.head = learn2learn().algorithms.MAML(model.classifier, lr=options.inner_lr)
         self.steps = options.steps
 

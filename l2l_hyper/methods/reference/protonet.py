@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from ..._learn2learn import learn2learn
@@ -20,7 +22,7 @@ class Learn2learnProtoNet(TaskByTask):
         super().__init__()
         if options.temperature != "fixed":
             raise InputError("learn2learn's PrototypicalClassifier has no temperature; use implementation='batched'")
-        self.features = model.features
+        self.features: Any = model.features
 
     def adapt_task(self, support: SupportSet) -> AdaptedTask:
         """A classifier of prototypes."""
