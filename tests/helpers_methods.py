@@ -50,7 +50,9 @@ def small_method(
     torch.manual_seed(1)
     known = dataclasses.fields(METHODS[name].options)
     options = {**{field.name: 0.0 for field in known if "dropout" in field.name}, **options}
-    method = METHODS[name].build(small_network() if model is None else model, options, normalization).double()
+    encoder = small_network() if "encoder" in {field.name for field in known} and "distilled" in name else None
+    model = small_network() if model is None else model
+    method = METHODS[name].build(model, options, normalization, encoder).double()
     with torch.no_grad():
         for p in method.parameters():
             if p.requires_grad and (p == p.flatten()[0]).all():

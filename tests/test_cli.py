@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 import types
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from l2l_hyper import cli
+from l2l_hyper import cli, methods
 from l2l_hyper.errors import InputError
 from l2l_hyper.experiment import plan, progress, runner
 from l2l_hyper.experiment.config import Experiment
@@ -20,7 +21,7 @@ from l2l_hyper.experiment.records import MetricInfo, Point, Result
 from l2l_hyper.experiment.training import Step
 from l2l_hyper.report import write
 
-MAML = {"lr": 0.003, "inner_lr": 0.1, "steps": 1, "first_order": False, "implementation": "batched"}
+MAML = asdict(methods.METHODS["maml"].options())
 METHODS = plan.Plan().methods
 PRESETS = Path(__file__).resolve().parents[1] / "benchmarks" / "presets"
 
@@ -149,12 +150,13 @@ def test_compare_passes_every_flag_on(fake, run, tmp_path):
         text
         for name, value in vars(expected).items()
         if value is not None and name not in ("iterations", "backbone_options")
-        for text in (f"--{name.replace('_', '-')}", value)
+        for text in (f"--{name.replace('_', '-')}", str(value).lower())
     ]
     options = ["--option", "maml.lr=1e-2", "--option", "maml.first_order=true", "--option", "maml.steps=10"]
     options += ["--backbone-option", "layers=2", "--backbone-option", "pooled=true"]
     more = ["--methods", "maml", "--data-root", tmp_path / "data", "--device", "cpu"]
-    assert run("compare", "--out", tmp_path / "out", *flags, *options, *more)[0] == 0
+    code, _, log = run("compare", "--out", tmp_path / "out", *flags, *options, *more)
+    assert code == 0, log
     (call,) = fake.calls
     assert call.run.experiment == expected
     assert call.run.options == {**MAML, "lr": 0.01, "steps": 10, "first_order": True}

@@ -169,11 +169,11 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Two:
 
 
 def numbers(value: Any) -> list[float]:
-    """Every number in a record or a checkpoint, in order."""
+    """Every number in a record or a checkpoint, by name."""
     if isinstance(value, torch.Tensor):
         return value.double().flatten().tolist()
     if isinstance(value, dict):
-        return [number for name in value for number in numbers(value[name])]
+        return [number for name in sorted(value, key=str) for number in numbers(value[name])]
     if isinstance(value, list | tuple):
         return [number for entry in value for number in numbers(entry)]
     return [float(value)] if isinstance(value, int | float) else []

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers_methods import small_episodes, small_method
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from l2l_hyper import HyperAdapter, HyperSGD, InputError
 from l2l_hyper._learn2learn import learn2learn
-from l2l_hyper.bridge import HyperTransform
+from l2l_hyper.bridge import HyperTransform, Learner
+from l2l_hyper.methods import METHODS
 
 l2l = learn2learn()
 
@@ -202,6 +204,58 @@ def test_copies_state_and_modes(make: Make) -> None:
     assert hyper.train(False) is hyper and not hyper.clone().module.training
     assert adapted(hyper.float().double().clone())(q).dtype is torch.double
     assert hyper.to(torch.float32) is hyper and hyper.clone()(q.float()).dtype is torch.float32
+
+
+def test_the_network_goes_by_the_names_that_it_has_under_maml() -> None:
+    """So a state that MAML has trained is loaded by the learner in its place."""
+    maml = l2l.algorithms.MAML(network(), 0.1)
+    with torch.no_grad():
+        for p in maml.parameters():
+            p.add_(0.1)
+    state = maml.state_dict()
+    same = gradient_adapter(network(), 0.1)
+    same.load_state_dict(state)
+    assert same.state_dict().keys() == state.keys()
+    torch.testing.assert_close(adapted(same.clone())(data()[2]), adapted(maml.clone())(data()[2]))
+    for make, others in ((HyperSGD, "transforms."), (HyperAdapter, "method.")):
+        learner = make(network(), 0.1)
+        missing, unexpected = learner.load_state_dict(state, strict=False)
+        assert not unexpected and all(name.startswith(others) for name in missing)
+        assert all(name.startswith(("module.", others)) for name in learner.state_dict())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "protonet-distilled"])
+def test_a_learner_around_any_method_predicts_as_the_method(name: str) -> None:
+    """From a loss, from the support set, and from the support set in mini-batches."""
+    episodes = small_episodes().task(0)
+    method = small_method(name)
+    expected = method.predict(method.adapt(episodes.support_set), episodes.query)[0]
+    x, y, q = episodes.support[0], episodes.support_labels[0], episodes.query[0]
+    hyper = Learner(method)
+    by_loss, by_support, in_parts = hyper.clone(), hyper.clone(), hyper.clone()
+    by_loss.adapt(F.cross_entropy(by_loss(x), y))
+    by_support.adapt(support=(x, y))
+    for part in (slice(0, None, 2), slice(1, None, 2)):
+        in_parts.adapt(support=(x[part], y[part]))
+    for learner in (by_loss, by_support, in_parts):
+        torch.testing.assert_close(learner(q), expected)
+
+
+@pytest.mark.parametrize("make", [*SAME_AS_MAML, HyperAdapter])
+def test_layers_that_are_reached_through_a_list_are_refused(make: Make) -> None:
+    """As a list is not copied with the module, what passes is not the clone's."""
+
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(25, 8), nn.Linear(8, 3)
+            self.layers = [self.body, self.head]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers[1](torch.tanh(self.layers[0](x.flatten(1))))
+
+    with pytest.raises(InputError):
+        adapted(make(Listed().double(), 0.1).clone())
 
 
 @pytest.mark.parametrize("make", [*SAME_AS_MAML, HyperAdapter])

@@ -21,6 +21,7 @@ from l2l_hyper.experiment.recipe.classification import attach_classifier, class_
 from l2l_hyper.experiment.recipe.objective import Objective
 from l2l_hyper.experiment.records import make_record, read_records, write_record
 from l2l_hyper.experiment.training import train_and_test
+from l2l_hyper.functional import EpisodicBatchNorm
 from l2l_hyper.methods import METHODS
 from l2l_hyper.report import summarize
 
@@ -169,6 +170,13 @@ def test_every_method_starts_from_the_weights_of_one_run(tmp_path: Path) -> None
         assert all(torch.equal(weights[name], saved[name]) for name in convolutions)
         assert not torch.equal(weights["whole_classifier.weight"], saved["whole_classifier.weight"])
     assert len(hashes) == 1 and len(hashes.pop()) == 64
+
+
+def test_maml_may_normalize_by_its_own_support_sets(tmp_path: Path) -> None:
+    record = train(Run(experiment=EVERYTHING, method="maml", options={"normalization": "support"}), tmp_path)
+    assert record["normalization"] == "support"
+    layers = METHODS["maml"].build(BACKBONES["conv4"].build(3, (1, 16, 16)), {"normalization": "support"}, "running")
+    assert {m.mode for m in layers.modules() if isinstance(m, EpisodicBatchNorm)} == {"support"}
 
 
 def test_the_class_batch_needs_features(tmp_path: Path) -> None:

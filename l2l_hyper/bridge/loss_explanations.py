@@ -218,7 +218,8 @@ def _class_targets(seen: Seen, a: Array, total: Array, error: Array) -> Found | 
     b, noise = a[live], (error * total)[live]
     # Samples that are all alike show no class weights: then only a mean or a sum tells that there are none.
     alike = bool((np.abs(t[live] - t[live][0]) <= 2 * error[live]).all())
-    whole = min(abs(total.sum() / size - 1) for size in (1, len(b), len(b) / seen.n)) <= 4 * error.max()
+    is_exact = error.max() < 2e-3
+    whole = is_exact and min(abs(total.sum() / size - 1) for size in (1, len(b), len(b) / seen.n)) <= 4 * error.max()
     # What smoothing gives each class: the least over samples, of which some are of another class.
     rest = np.full(seen.c, (b[0].sum() - b[0].max()) / (seen.c - 1)) if alike else b.min(0)
     label = one_hot((b / np.maximum(rest, _TINY)).argmax(1), seen.c)
@@ -233,7 +234,7 @@ def _class_targets(seen: Seen, a: Array, total: Array, error: Array) -> Found | 
         s[live] = ((b - rest) * label).sum(1, keepdims=True) / (1 - epsilon)
         return "classes", hard, s
     one_weight = (np.abs(total[live] / total[live].mean() - 1) <= 4 * error.max()).all()
-    return ("classes", t, total) if one_weight and (whole or not alike) and error.max() < 2e-3 else None
+    return ("classes", t, total) if one_weight and (whole or not alike) and is_exact else None
 
 
 def _elementwise(seen: Seen) -> Found | None:

@@ -130,7 +130,7 @@ class Learner(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Outputs of the network: with its own weights before ``adapt``, with the task's afterwards."""
         network, adapted = self._network, self._adapted
-        if network is None:
+        if network is None or not (adapted is None or isinstance(adapted, Adapted)):  # what predicts is not a network
             if adapted is None or len(args) != 1 or kwargs:
                 raise InputError(
                     f"{type(self.method).__name__} answers queries only once it is adapted, one tensor at a time; "
@@ -344,7 +344,7 @@ class Learner(nn.Module):
                 frozen = self._frozen()
                 weights = {name: w.detach().requires_grad_(name not in frozen) for name, w in before.weights.items()}
                 before = replace(before, weights=weights)
-            self._adapted = method.refine(before, support)  # type: ignore[operator]
+            self._adapted = method.adapt(support, before)  # type: ignore[call-arg]
         else:
             self._adapted = method.adapt(support)
         self._pieces, self._of_classes = pieces, whole.ways is not None
@@ -366,7 +366,7 @@ class Learner(nn.Module):
         x: Any = Inputs(record.args, record.kwargs)
         support = SupportSet(x, y.unsqueeze(0), ways, lambda *_: loss, seen)
         before = self._adapted if self._adapted is not None else Adapted(record.weights, steps=0)
-        self._adapted = method.refine(before, support)  # type: ignore[operator]
+        self._adapted = method.adapt(support, before)  # type: ignore[call-arg]
 
     # What a loss is about
 

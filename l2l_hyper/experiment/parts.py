@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .. import kernels
 from ..backbones import BACKBONES, BackboneEntry
 from ..data import METRICS, TASKSETS, BenchmarkTasksets, Episodes, Metric, manifest
 from ..errors import InputError
@@ -48,6 +49,8 @@ class Parts:
         backbone: Callable[..., nn.Module] | None = None,
         tasksets: Sequence[Any] | None = None,
     ) -> None:
+        if plan.kernels:
+            kernels.enable()
         e, given = plan.experiment, methods or {}
         self._plan = plan
         self.device = find_device(plan.device)

@@ -44,6 +44,7 @@ class Plan:
         device: device to compute on, such as cuda.
         memory_limit: MiB for the graphs of the episodes that are trained on together.
         data_root: folder of the data sets.
+        kernels: whether the fast kernels of l2l_hyper.kernels are on; results are the same but for rounding.
         grids: for each method of a sweep, the values to try of each option.
 
     Raises:
@@ -58,6 +59,7 @@ class Plan:
     device: Name = "cpu"
     memory_limit: Annotated[float, Gt(0)] = 2048.0
     data_root: Name = "~/data"
+    kernels: bool = False
     grids: dict[str, dict[str, Annotated[list[Any], MinLen(1)]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

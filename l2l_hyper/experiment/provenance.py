@@ -81,6 +81,8 @@ def _git_state(package: Path) -> tuple[str | None, bool | None]:
 def _environment(device: str) -> dict[str, Any]:
     import torch
 
+    from .. import kernels
+
     on_gpu = device.startswith("cuda")
     return {
         "python": platform.python_version(),
@@ -91,6 +93,7 @@ def _environment(device: str) -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
+        "kernels": kernels.enabled(),
         "device": device,
         "gpu": torch.cuda.get_device_name(torch.device(device)) if on_gpu else None,
         "cuda": torch.version.cuda if on_gpu else None,

@@ -158,7 +158,7 @@ def train_and_test(
             "generated": generated,
         },
         manifest=parts.manifests[e.shots],
-        normalization=e.normalization,
+        normalization=parts.methods[run.method].normalization(run.options) or e.normalization,
         processes=world_size(),
         other_shots=[
             ScoresAtShots(shots=shots, scores=scores, losses=list(losses), manifest=parts.manifests[shots])

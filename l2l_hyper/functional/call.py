@@ -77,7 +77,7 @@ def tensors(module: nn.Module, names: Iterable[str]) -> Iterator[tuple[str, Tens
         yield name, getattr(module.get_submodule(owner), slot)
 
 
-def install(module: nn.Module, places: Mapping[str, list[str]], weights: Mapping[str, Tensor]) -> None:
+def install(module: nn.Module, places: Mapping[str, list[str]], weights: Mapping[str, Tensor | None]) -> None:
     """Put tensors in the places of parameters or buffers, where the methods and attributes of the module find them.
 
     The tensors keep their graph, as after ``l2l.update_module``; tied places stay tied.

@@ -25,7 +25,7 @@ class LastLayer(NamedTuple):
     """
 
     weight: Tensor
-    bias: Tensor | None
+    bias: Tensor | None = None
     quadratic: Tensor | None = None
 
 

@@ -91,6 +91,11 @@ class OneByOne(Method):
         for (task, statistics), x in zip(adapted, query.split(1), strict=True):
             with statistics_of(self.module, statistics):
                 outputs.append(self.module.predict(task, x))
+            if not isinstance(outputs[-1], Tensor) or len(outputs[-1]) != 1:
+                raise InputError(
+                    f"predict of {type(self.module).__name__} must give the outputs of one task, a tensor of shape "
+                    f"(1, Q, ...), got {getattr(outputs[-1], 'shape', type(outputs[-1]).__name__)}"
+                )
         return torch.cat(outputs)
 
     def penalty(self, adapted: list[tuple[Any, Any]]) -> Tensor | float:

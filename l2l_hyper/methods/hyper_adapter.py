@@ -187,7 +187,7 @@ class HyperAdapter(Method):
         self.body = self._body(o.generate)
         self.adapts_features = bool(self.body)
         attention: dict[str, Any] = {"width": o.width, "blocks": o.blocks, "heads": o.heads, "dropout": o.dropout}
-        self.linear_map = linear_map(features) if o.linear_map else None
+        self.linear_map = linear_map(features) if o.linear_map else nn.Identity()
         self.encoder = None
         if encoder is not None:
             self.encoder = TaskwiseNetwork(convert_norm(share_copy(encoder, copy_buffers=False), "running"))
@@ -205,23 +205,23 @@ class HyperAdapter(Method):
         head = [] if self.base_learner is not None else self.network.head_names
         return Adapted(self.network.own([*head, *self.body], tasks), steps=0)
 
-    def adapt(self, support: SupportSet) -> Adapted:
-        """Generate the weights of T tasks."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() or self.iterative):
-            initial = self.initial(len(support))
-        return self.refine(initial, support)
+    def adapt(self, support: SupportSet, adapted: Adapted | None = None) -> Adapted:
+        """Generate the weights of T tasks.
 
-    def refine(self, adapted: Adapted, support: SupportSet) -> Adapted:
-        """Adapt further: gradient steps from where ``adapted`` is; with any other base learner the same as before."""
-        differentiable, first = torch.is_grad_enabled(), not adapted.steps
-        weights, penalty = adapted.weights, adapted.penalty
-        track = support.seen is None  # else the pass that made it moved running averages
+        Args:
+            support: their support sets.
+            adapted: where to go on from: a gradient base learner takes further steps, any other changes nothing.
+        """
+        differentiable = torch.is_grad_enabled()
         if self.base_learner is None:
             self.network.check_ways(support)
         with torch.set_grad_enabled(differentiable or self.iterative):
+            before = self.initial(len(support)) if adapted is None else adapted
+            weights, base, penalty, first = before.weights, before.base, before.penalty, not before.steps
             if not differentiable:
                 weights = leaves(weights)
             read = weights if self.iterative or not first else None  # the network's own are faster when they are shared
+            track = support.seen is None  # else the pass that made it moved running averages
             seen: Pass = support.seen or self.network(support.x, read, track=not self.body)
             if self.iterative:
                 weights, seen = self._descended(weights, seen, support, differentiable)
@@ -229,14 +229,22 @@ class HyperAdapter(Method):
                 weights, penalty = self._modulated(self.modulation, seen, weights)
                 if not self.iterative:
                     seen = self.network(support.x, weights, track=track)
-            base = adapted.base
-            if first:
+            if self.reads_labels and first:
                 with full_precision(seen.features.device):
-                    head, base, of_head = self._last_layer(seen, weights, support)
-                weights, penalty = {**weights, **head}, penalty + of_head
+                    targets = self._targets(support)
+                    if self.base_learner is None:
+                        layer = LastLayer(*(weights[name] for name in self.network.head_names))
+                    else:
+                        layer = self.base_learner(self.linear_map(seen.features), targets)
+                    head = self.network.head_weights(*layer)
+                    if self.residual is not None:
+                        base = head
+                        head, of_head = self._with_residual(self.residual, layer, seen, targets, support)
+                        penalty = penalty + of_head
+                weights = {**weights, **head}
             if self.iterative and self.body and seen.statistics:  # the queries meet those of the adapted network
                 seen = self.network(support.x, weights, track=track)
-        made = Adapted(weights, seen.statistics, penalty, adapted.steps + 1, base)
+        made = Adapted(weights, seen.statistics, penalty, before.steps + 1, base)
         return made if differentiable else made.detached()
 
     def predict(self, adapted: Adapted, query: Tensor) -> Tensor:
@@ -269,35 +277,23 @@ class HyperAdapter(Method):
             if part is not None:
                 part.compile(*args, **kwargs)
 
-    def _last_layer(
-        self, seen: Pass, weights: dict[str, Tensor], support: SupportSet
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | float]:
-        """B + sΔ and B by name, and the penalty."""
-        if not self.reads_labels:
-            return {}, {}, 0.0
-        targets = self._targets(support)
-        if self.base_learner is not None:
-            mapped = seen.features if self.linear_map is None else self.linear_map(seen.features)
-            layer = self.base_learner(mapped, targets)
-        else:
-            head = [weights[name] for name in self.network.head_names]
-            layer = LastLayer(head[0], head[1] if len(head) > 1 else None)
-        base = self.network.head_weights(*layer)
-        if self.residual is None:
-            return base, {}, 0.0
+    def _with_residual(
+        self, residual: Residual, layer: LastLayer, seen: Pass, targets: Tensor, support: SupportSet
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """B + sΔ by name, and the penalty."""
         weight, bias, quadratic = layer
-        zero = weight.new_zeros(weight.shape[:-1])
-        outputs = vmap(F.linear)(seen.features, weight, zero if bias is None else bias)
+        own_bias = weight.new_zeros(weight.shape[:-1]) if bias is None else bias
+        outputs = vmap(F.linear)(seen.features, weight, own_bias)
         if quadratic is not None:
             outputs = outputs + vmap(F.linear)(seen.features.square(), quadratic)
         predictions = outputs if support.ways is None else outputs.softmax(-1)
-        changes, units = self.residual(
-            seen.features, self._read(support), targets, predictions, weight, zero if bias is None else bias
+        changes, units = residual(seen.features, self._read(support), targets, predictions, weight, own_bias)
+        weight, own_bias = (
+            of + unit * self.options.scale * change
+            for of, unit, change in zip((weight, own_bias), units, changes, strict=True)
         )
-        weight = weight + units[0] * self.options.scale * changes[0]
-        if bias is not None:
-            bias = bias + units[1] * self.options.scale * changes[1]
-        return self.network.head_weights(weight, bias, quadratic), base, sum(map(self._penalty, changes))
+        head = self.network.head_weights(weight, None if bias is None else own_bias, quadratic)
+        return head, self._penalty(changes[0]) + self._penalty(changes[1])
 
     def _read(self, support: SupportSet) -> Tensor | None:
         """What the encoder makes of the support samples, ``(T, N, E)``."""

@@ -31,12 +31,15 @@ class MAMLOptions(Options):
         inner_lr: inner learning rate α.
         steps: gradient steps per task.
         first_order: whether the gradients of the inner loop are constants (FOMAML).
+        normalization: the statistics that normalization layers use; those of the experiment if not given.  Under fixed
+            ones ("running") nothing holds the activations while the weights change: some inner steps can diverge.
         implementation: "batched" for this file, or "learn2learn" or "higher" for theirs, one task after the other.
     """
 
     inner_lr: float = 0.1
     steps: int = 1
     first_order: bool = False
+    normalization: Literal["support", "transductive", "running"] | None = None
     implementation: Literal["batched", "learn2learn", "higher"] = "batched"
 
 

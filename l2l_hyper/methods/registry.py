@@ -44,14 +44,18 @@ class MethodEntry:
         Args:
             model: the network.
             options: of the method.
-            normalization: see :func:`~l2l_hyper.methods.contract.as_method`.
+            normalization: see :func:`~l2l_hyper.methods.contract.as_method`; an option of that name comes first.
             encoder: for methods with an option ``encoder``, the network that it names.
         """
         completed = self.complete(options)
         implementation = getattr(completed, "implementation", "batched")
         make = self.make if implementation == "batched" else reference(self.name.partition("@")[0], implementation)
         made = make(model, completed, **({} if encoder is None else {"encoder": encoder}))
-        return as_method(made, normalization)
+        return as_method(made, self.normalization(options) or normalization)
+
+    def normalization(self, options: Mapping[str, Any]) -> str | None:
+        """The statistics that the method's own option names, if it has one."""
+        return getattr(self.complete(options), "normalization", None)
 
     def complete(self, options: Mapping[str, Any]) -> Any:
         """The given options over the defaults, in the method's dataclass."""
@@ -113,13 +117,16 @@ def _entry(name: str, made_by: object, label: str = "", summary: str = "") -> Me
     if options is not None and not dataclasses.is_dataclass(options):
         raise InputError(f"Options of the method {name!r} must be a dataclass, got {options!r}")
     takes_options = options is not None
-    docstring = (inspect.getdoc(made_by) or "").partition("\n")[0]
+    # A module of this package holds one method, and its first line is the paper.
+    ours = str(getattr(made_by, "__module__", "")).startswith(f"{__package__}.")
+    described = inspect.getmodule(made_by) if ours else made_by
+    docstring = (inspect.getdoc(described) or "").partition("\n")[0]
 
     def make(model: nn.Module, options: Any, **encoder: nn.Module) -> nn.Module:
         return made_by(model, options, **encoder) if takes_options else made_by(model)
 
     label = label or getattr(made_by, "label", name)
-    known: type[Any] = options or Options
+    known: Any = options or Options
     return MethodEntry(name, label, summary or docstring, known, make)
 
 

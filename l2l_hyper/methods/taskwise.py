@@ -67,12 +67,16 @@ class Adapted:
     steps: int = 1
     base: dict[str, Tensor] = field(default_factory=dict)
 
+    def converted(self, change: Callable[[Tensor], Tensor]) -> Adapted:
+        """The same with every tensor changed."""
+        statistics = {name: (change(mean), change(var)) for name, (mean, var) in self.statistics.items()}
+        penalty = change(self.penalty) if isinstance(self.penalty, Tensor) else self.penalty
+        weights, base = ({name: change(w) for name, w in of.items()} for of in (self.weights, self.base))
+        return Adapted(weights, statistics, penalty, self.steps, base)
+
     def detached(self) -> Adapted:
         """The same values without a graph."""
-        statistics = {name: (mean.detach(), var.detach()) for name, (mean, var) in self.statistics.items()}
-        penalty = self.penalty.detach() if isinstance(self.penalty, Tensor) else self.penalty
-        weights, base = ({name: w.detach() for name, w in of.items()} for of in (self.weights, self.base))
-        return Adapted(weights, statistics, penalty, self.steps, base)
+        return self.converted(Tensor.detach)
 
 
 @dataclass(frozen=True)
@@ -186,12 +190,18 @@ class TaskwiseNetwork(nn.Module):
 
     def release_head(self) -> None:
         """Make the last layer's own weights buffers, for methods that make others, so no gradient reaches them."""
-        for name in {"weight", "bias"} & self.head._parameters.keys():
-            value = self.head._parameters.pop(name)
-            self.head.register_buffer(name, None if value is None else value.detach())
+        for name in ("weight", "bias"):
+            if name in self.head._parameters:  # and no buffer yet
+                value = self.head._parameters.pop(name)
+                self.head.register_buffer(name, None if value is None else value.detach())
 
     def head_weights(self, weight: Tensor, bias: Tensor | None, quadratic: Tensor | None = None) -> dict[str, Tensor]:
         """Last layers of T tasks, ``(T, C, D)``, ``(T, C)`` and if need be ``(T, C, D)``, by the names they have."""
+        if quadratic is not None and not isinstance(self.head, Head):
+            raise InputError(
+                f"classes of different numbers of shots need an nn.Linear as last layer, got {type(self.head).__name__}; "
+                "give each class as many shots, or use base_learner='prototype'"
+            )
         prefix = f"{self.head_name}." if self.head_name else ""
         parts = {"weight": weight, "bias": bias, "quadratic": quadratic}
         return {f"{prefix}{name}": w for name, w in parts.items() if w is not None}
