@@ -60,7 +60,7 @@ class SupportSet:
 
     Attributes:
         x: samples of any shape and dtype, ``(T, N, *)``: images, waveforms, tokens, rows of a table.
-        y: classes ``(T, N)``, integer from 0 to ``ways - 1``, or shares of classes ``(T, N, ways)``; values ``(T, N, *)``
+        y: classes ``(T, N)``, integer from 0 to ``ways - 1``, or their shares ``(T, N, ways)``; values ``(T, N, *)``
             where ``ways`` is ``None``.
         ways: classes per task, ``None`` in regression.
         loss: outputs and ``y`` to one loss per task.

@@ -36,18 +36,16 @@ from torch.nn import functional as F
 from ..data.episode import SupportSet
 from ..errors import InputError
 from ..functional import convert_norm, full_precision, share_copy
-from ..hypernet import Full, HyperNetwork, Target
 from .base_learners import BASE_LEARNERS, LastLayer
-from .class_attention import ClassAttention
 from .contract import Method, Options
-from .inner_loop import descend, leaves
-from .modulation import Kind, Modulation, root_mean_square
-from .taskwise import Adapted, Pass, TaskwiseNetwork, class_means, linear_map
+from .inner_loop import inner_loop, leaves
+from .modulation import Kind, Modulation, below_head
+from .residual import Generator, Residual
+from .taskwise import Adapted, Pass, TaskwiseNetwork, linear_map
 
 __all__ = ["HyperAdapter", "HyperAdapterOptions", "Residual"]
 
 BaseLearnerName = Literal["gaussian", "prototype", "cosine", "ridge", "gradient", "own"]
-Generator = Literal["attention", "linear"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,55 +87,6 @@ class HyperAdapterOptions(Options):
     modulation: Kind = "feature-wise"
     inner_lr: float = 0.5
     steps: int = 1
-
-
-class Residual(HyperNetwork):
-    """Δ: what one linear map of the embeddings of the classes adds to a last layer.
-
-    Args:
-        features: D.
-        read: E, the numbers that an encoder of the support set adds to the tokens of classes and samples, or 0.
-        generator: "attention", or "linear" for class means in the place of what the attention makes of them.
-        **attention: ``width``, ``blocks``, ``heads``, ``dropout``.
-    """
-
-    def __init__(self, features: int, read: int, generator: Generator, **attention: Any) -> None:
-        row = Target({"weight": (features,), "bias": ()})
-        if generator == "attention":
-            encoder: nn.Module = ClassAttention(features + 1 + read, features + read, **attention)
-            super().__init__(encoder, Full(attention["width"], row, init="zero"))
-        else:
-            super().__init__(nn.Identity(), Full(read or features, row, init="zero"))
-        self.attends = generator == "attention"
-
-    def forward(  # type: ignore[override]
-        self, tokens: Tensor, read: Tensor | None, targets: Tensor, predictions: Tensor, weight: Tensor, bias: Tensor
-    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Changes of the weight ``(T, C, D)`` and the bias ``(T, C)`` in their units, and the two units.
-
-        Args:
-            tokens: features ``(T, N, D)``.
-            read: what the encoder makes of the samples, ``(T, N, E)``.
-            targets: ``(T, N, C)``.
-            predictions: of the base learner, ``(T, N, C)``.
-            weight: of the base learner, ``(T, C, D)``.
-            bias: of the base learner, ``(T, C)``.
-        """
-        unit, length = root_mean_square(weight), root_mean_square(tokens)
-        bias_unit = (unit * length).squeeze(-1) * tokens.shape[-1] ** 0.5
-        tokens = tokens / length
-        means = None
-        if read is not None:
-            read = read / root_mean_square(read)
-            means, _ = class_means(read, targets)
-        if not self.attends:
-            delta = super().forward(class_means(tokens, targets)[0] if means is None else means)
-            return (delta["weight"], delta["bias"]), (unit, bias_unit)
-        rows = [weight / unit, (bias / bias_unit).unsqueeze(-1)]
-        if read is not None and means is not None:
-            rows, tokens = [*rows, means], torch.cat([tokens, read], -1)
-        delta = super().forward(torch.cat(rows, -1), tokens, targets, predictions)
-        return (delta["weight"], delta["bias"]), (unit, bias_unit)
 
 
 class HyperAdapter(Method):
@@ -184,7 +133,7 @@ class HyperAdapter(Method):
                 self.network.read_unit_length()
             self.needs_every_class = self.base_learner.needs_classes
         self.reads_labels = self.base_learner is not None or o.residual
-        self.body = self._body(o.generate)
+        self.body = below_head(self.network, o.generate)
         self.adapts_features = bool(self.body)
         attention: dict[str, Any] = {"width": o.width, "blocks": o.blocks, "heads": o.heads, "dropout": o.dropout}
         self.linear_map = linear_map(features) if o.linear_map else nn.Identity()
@@ -224,14 +173,23 @@ class HyperAdapter(Method):
             track = support.seen is None  # else the pass that made it moved running averages
             seen: Pass = support.seen or self.network(support.x, read, track=not self.body)
             if self.iterative:
-                weights, seen = self._descended(weights, seen, support, differentiable)
+                weights, seen = inner_loop(
+                    self.network,
+                    support,
+                    seen,
+                    weights,
+                    lr=self.options.inner_lr,
+                    steps=self.options.steps,
+                    second_order=differentiable and not self.first_order,
+                    allow_unused=self.allow_unused,
+                )
             if self.modulation is not None and first:
                 weights, penalty = self._modulated(self.modulation, seen, weights)
                 if not self.iterative:
                     seen = self.network(support.x, weights, track=track)
             if self.reads_labels and first:
                 with full_precision(seen.features.device):
-                    targets = self._targets(support)
+                    targets = self.network.targets(support, classes=self.needs_every_class)
                     if self.base_learner is None:
                         layer = LastLayer(*(weights[name] for name in self.network.head_names))
                     else:
@@ -310,48 +268,5 @@ class HyperAdapter(Method):
         changed = {name: weights[name] + self.options.scale * change for name, change in changes.items()}
         return {**weights, **changed}, sum(map(self._penalty, changes.values()))
 
-    def _descended(
-        self, weights: dict[str, Tensor], seen: Pass, support: SupportSet, differentiable: bool
-    ) -> tuple[dict[str, Tensor], Pass]:
-        """Gradient steps, and the pass before the last; where only the last layer changes, features are made once."""
-        for step in range(self.options.steps):
-            if step and self.body:
-                seen = self.network(support.x, weights, track=False)
-            elif step:
-                head = (weights[name] for name in self.network.head_names)
-                seen = seen._replace(logits=vmap(F.linear)(seen.features, *head))
-            weights = descend(
-                support.loss(seen.logits, support.y).sum(),
-                weights,
-                self.options.inner_lr,
-                second_order=differentiable and not self.first_order,
-                allow_unused=self.allow_unused,
-            )
-            if not differentiable:
-                weights = leaves(weights)
-        return weights, seen
-
     def _penalty(self, change: Tensor) -> Tensor:
         return self.options.penalty * (self.options.scale * change).square().flatten(1).mean(1)
-
-    def _body(self, patterns: str) -> list[str]:
-        """Names of the weights below the last layer that are generated."""
-        chosen = [pattern for pattern in patterns.split(",") if pattern]
-        if not chosen:
-            return []
-        head = self.network.head_weights(self.network.head.weight, self.network.head.weight)
-        return [name for name in Target.of(self.network.module, chosen).shapes if name not in head]
-
-    def _targets(self, support: SupportSet) -> Tensor:
-        """One-hot classes or values, ``(T, N, C)``."""
-        if support.ways is None:
-            if self.base_learner is not None and self.base_learner.needs_classes:
-                raise InputError(
-                    f"base_learner={self.options.base_learner!r} makes one vector per class, but the targets are "
-                    "values; try base_learner='ridge' or 'gradient'"
-                )
-            outputs = self.network.head.out_features
-            if support.y.shape[2:] != (outputs,):
-                raise InputError(f"expected values of shape (T, N, {outputs}), got {tuple(support.y.shape)}")
-            return support.y
-        return support.one_hot(self.network.head.weight.dtype)

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.func import vmap
+from torch.nn import functional as F
 
+from ..data.episode import SupportSet
 from ..errors import InputError
+from .taskwise import Pass, TaskwiseNetwork
 
-__all__ = ["descend", "leaves"]
+__all__ = ["descend", "inner_loop", "leaves"]
 
 
 def descend(
@@ -39,6 +43,40 @@ def descend(
         ) from error
     pairs = zip(learned.items(), gradients, strict=True)
     return {**weights, **{n: torch.add(w, g, alpha=-lr) for (n, w), g in pairs if g is not None}}
+
+
+def inner_loop(
+    network: TaskwiseNetwork,
+    support: SupportSet,
+    seen: Pass,
+    weights: dict[str, Tensor],
+    *,
+    lr: float,
+    steps: int,
+    second_order: bool,
+    allow_unused: bool,
+) -> tuple[dict[str, Tensor], Pass]:
+    """Gradient steps on T tasks, and the pass before the last; features are made once where only the head changes.
+
+    Args:
+        network: the network.
+        support: the support sets.
+        seen: their pass under ``weights``.
+        weights: each task's own, by name.
+        lr: inner learning rate α.
+        steps: how many.
+        second_order: whether the steps stay differentiable.
+        allow_unused: see :func:`descend`.
+    """
+    head = network.head_names
+    for step in range(steps):
+        if step and len(weights) > len(head):
+            seen = network(support.x, weights, track=False)
+        elif step:
+            seen = seen._replace(logits=vmap(F.linear)(seen.features, *(weights[name] for name in head)))
+        loss = support.loss(seen.logits, support.y).sum()
+        weights = descend(loss, weights, lr, second_order=second_order, allow_unused=allow_unused)
+    return weights, seen
 
 
 def leaves(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..hypernet import FeatureWise, Generator, HyperNetwork, LowRank, SetAttention, Sum, Target
+from .taskwise import TaskwiseNetwork
 
-__all__ = ["Kind", "Modulation", "root_mean_square"]
+__all__ = ["Kind", "Modulation", "below_head", "root_mean_square"]
 
 Kind = Literal["feature-wise", "low-rank", "both"]
 
@@ -50,6 +51,19 @@ class Modulation(HyperNetwork):
     def forward(self, features: Tensor, base: Mapping[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
         """Changes of the base weights."""
         return self.generator(self.encoder(features / root_mean_square(features)), base)
+
+
+def below_head(network: TaskwiseNetwork, patterns: str) -> list[str]:
+    """Names of the parameters below the last layer that shell patterns, separated by commas, choose.
+
+    Raises:
+        InputError: if a pattern matches no parameter.
+    """
+    chosen = [pattern for pattern in patterns.split(",") if pattern]
+    if not chosen:
+        return []
+    head = network.head_weights(network.head.weight, network.head.weight)
+    return [name for name in Target.of(network.module, chosen).shapes if name not in head]
 
 
 def root_mean_square(x: Tensor) -> Tensor:

@@ -199,8 +199,8 @@ class TaskwiseNetwork(nn.Module):
         """Last layers of T tasks, ``(T, C, D)``, ``(T, C)`` and if need be ``(T, C, D)``, by the names they have."""
         if quadratic is not None and not isinstance(self.head, Head):
             raise InputError(
-                f"classes of different numbers of shots need an nn.Linear as last layer, got {type(self.head).__name__}; "
-                "give each class as many shots, or use base_learner='prototype'"
+                "classes of different numbers of shots need a plain nn.Linear at the end, got "
+                f"{type(self.head).__name__}; give each class as many shots, or use base_learner='prototype'"
             )
         prefix = f"{self.head_name}." if self.head_name else ""
         parts = {"weight": weight, "bias": bias, "quadratic": quadratic}
@@ -218,6 +218,24 @@ class TaskwiseNetwork(nn.Module):
                 f"the network's last layer has {self.head.out_features} outputs, got a task of {support.ways} ways; "
                 "build the model for as many, or use a method that makes the last layer from the support set"
             )
+
+    def targets(self, support: SupportSet, *, classes: bool) -> Tensor:
+        """One-hot classes or values, ``(T, N, C)``; raises :class:`InputError` for values where there must be classes.
+
+        Args:
+            support: the support sets.
+            classes: whether there must be classes.
+        """
+        if support.ways is not None:
+            return support.one_hot(self.head.weight.dtype)
+        if classes:
+            raise InputError(
+                "expected classes, of which each gets a vector, got values as targets; try base_learner='ridge' or "
+                "'gradient'"
+            )
+        if support.y.shape[2:] != (self.head.out_features,):
+            raise InputError(f"expected values of shape (T, N, {self.head.out_features}), got {tuple(support.y.shape)}")
+        return support.y
 
     def own(self, names: Iterable[str], tasks: int) -> dict[str, Tensor]:
         """The network's own parameters of these names, for each of T tasks."""
