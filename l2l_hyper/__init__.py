@@ -50,7 +50,10 @@ _WHERE = {
     "register_tasksets": "data",
     "train": "experiment",
 }
-_SUBMODULES = ("backbones", "bridge", "data", "experiment", "functional", "hypernet", "kernels", "methods", "report")
+_SUBMODULES = (
+    *("backbones", "bridge", "data", "experiment", "functional"),
+    *("hypernet", "kernels", "methods", "report", "statistics"),
+)
 _DEPRECATED_SUBMODULES = ("lightning", "optim", "tasks")
 
 

@@ -94,16 +94,15 @@ def compare(*, out: Out, preset: Preset = None, **flags: Any) -> None:
     plan = make_plan(merged({} if preset is None else read_preset(preset), from_flags(flags)))
     _require_folders(plan, out, flags)
 
-    from .experiment.distributed import is_first, process_group
+    from .experiment.distributed import is_first
     from .experiment.parts import Parts
-    from .experiment.records import open_folder, read_records
+    from .experiment.records import read_records
     from .experiment.runner import carry_out, say
     from .report import write_report
 
     parts = Parts(plan)
-    with _interruptible(), process_group(plan.device), open_folder(out, plan.experiment):
-        console = Console(stderr=True, quiet=not is_first())
-        carry_out(plan, parts, out, _provenance(plan), console)
+    with _session(plan, out) as (provenance, console):
+        carry_out(parts, out, provenance, console)
         if not is_first():
             return
     # Another process may still be training the baseline: the table without it is better than none.
@@ -118,6 +117,7 @@ def compare(*, out: Out, preset: Preset = None, **flags: Any) -> None:
 def report(
     *,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a comparison.")],
+    shots: Annotated[int | None, typer.Option(help="Shots of the table, one of the comparison's --test-shots.")] = None,
     **flags: Any,
 ) -> None:
     """Print the table of a comparison and write it as Markdown, CSV, LaTeX and plots."""
@@ -125,7 +125,7 @@ def report(
         raise InputError(f"expected a folder with records, got {folder}: try the --out of `l2l-hyper compare`")
     from .report import write_report
 
-    write_report(folder, _screen(), baseline=flags["baseline"])
+    write_report(folder, _screen(), baseline=flags["baseline"], shots=shots)
 
 
 @app.command()
@@ -147,15 +147,13 @@ def sweep(
         raise InputError(f"{preset} has no [sweep.{without[0]}]: it sweeps {', '.join(plan.grids)}")
     _require_folders(plan, out, flags)
 
-    from .experiment.distributed import is_first, process_group
+    from .experiment.distributed import is_first
     from .experiment.parts import Parts
-    from .experiment.records import open_folder
     from .experiment.sweep import run_sweep
 
     parts = Parts(plan)
-    with _interruptible(), process_group(plan.device), open_folder(out, plan.experiment):
-        console = Console(stderr=True, quiet=not is_first())
-        choices = run_sweep(plan, parts, swept, out, _provenance(plan), console)
+    with _session(plan, out) as (provenance, console):
+        choices = run_sweep(parts, swept, out, provenance, console)
         if not is_first():
             return
     console = _screen()
@@ -193,25 +191,14 @@ def list_names() -> None:
     show("metric", {name: f"{'higher' if METRICS[name].higher_is_better else 'lower'} is better" for name in METRICS})
     backbones = {name: BACKBONES[name] for name in BACKBONES}
     show("backbone", {name: with_options(entry.summary, entry.options, {}) for name, entry in backbones.items()})
-    methods = {name: METHODS[name] for name in METHODS}
-    show(
-        "method",
-        {
-            name: with_options(entry.summary, defaults(entry.options), described(entry.options))
-            for name, entry in methods.items()
-        },
-    )
+    methods = {name: (METHODS[name].summary, METHODS[name].options) for name in METHODS}
+    shown = {n: with_options(summary, defaults(o), described(o)) for n, (summary, o) in methods.items()}
+    show("method", shown)
 
 
 def _screen() -> Console:
     """Standard output; into a file or a pipe, wide enough for the whole table."""
     return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
-
-
-def _provenance(plan: Plan) -> Provenance:
-    from .experiment.provenance import collect, public_command
-
-    return collect(public_command(sys.argv[1:]), plan.device)
 
 
 def _require_folders(plan: Plan, out: Path, flags: dict[str, Any]) -> None:
@@ -228,12 +215,16 @@ def _require_folders(plan: Plan, out: Path, flags: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    from .experiment.distributed import ProcessLost
+def _session(plan: Plan, out: Path) -> Iterator[tuple[Provenance, Console]]:
+    """Hold the folder, alone or with the other processes; what stops the block ends as one line on stderr."""
+    from .experiment.distributed import ProcessLost, is_first, process_group
+    from .experiment.provenance import collect, public_command
+    from .experiment.records import open_folder
 
     continues = "the same command continues from the last checkpoint"
     try:
-        yield
+        with process_group(plan.device), open_folder(out, plan.experiment):
+            yield collect(public_command(sys.argv[1:]), plan.device), Console(stderr=True, quiet=not is_first())
     except KeyboardInterrupt:
         typer.echo(f"\nl2l-hyper: stopped; {continues}", err=True)
         raise typer.Exit(130) from None

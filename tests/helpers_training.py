@@ -52,11 +52,12 @@ def train(
         methods=(run.method,),
         options={run.method: dict(run.options)},
         device=device,
+        memory_limit=memory_limit_mb,
         data_root=str(folder),
     )
     parts = Parts(plan, methods=methods, tasksets=tasksets)
     run = replace(run, options=parts.options[run.method])
-    _, result = train_and_test(run, parts, folder=folder, memory_limit_mb=memory_limit_mb, test=test, progress=progress)
+    _, result = train_and_test(run, parts, folder=folder, test=test, progress=progress)
     return asdict(result)
 
 

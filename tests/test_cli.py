@@ -14,7 +14,7 @@ import pytest
 
 from l2l_hyper import cli, methods
 from l2l_hyper.errors import InputError
-from l2l_hyper.experiment import plan, progress, runner
+from l2l_hyper.experiment import plan, progress, runner, sweep
 from l2l_hyper.experiment.config import Experiment
 from l2l_hyper.experiment.parts import Parts
 from l2l_hyper.experiment.records import MetricInfo, Point, Result
@@ -33,7 +33,7 @@ class FakeTraining:
         self.calls: list[types.SimpleNamespace] = []
         self.fail = lambda run: None
 
-    def __call__(self, run, parts, *, folder, memory_limit_mb, test=True, progress=None):
+    def __call__(self, run, parts, *, folder, test=True, progress=None):
         self.calls.append(types.SimpleNamespace(run=run, parts=parts, folder=folder, test=test))
         error = self.fail(run)
         if error is not None:
@@ -69,7 +69,8 @@ class FakeTraining:
 @pytest.fixture
 def fake(monkeypatch) -> FakeTraining:
     fake = FakeTraining()
-    monkeypatch.setattr(runner, "train_and_test", fake)
+    for module in (runner, sweep):
+        monkeypatch.setattr(module, "train_and_test", fake)
     monkeypatch.setattr(write, "render", lambda figure, form: b"")  # drawing takes longer than all the rest
     monkeypatch.setenv("COLUMNS", "140")
     return fake
@@ -360,6 +361,8 @@ def test_report(fake, run, refused, tmp_path):
     assert code == 0
     assert "MAML" in screen and "difference" in screen
     assert "baseline" in refused("report", tmp_path, "--baseline", "anil")
+    assert run("report", tmp_path, "--shots", "1")[0] == 0
+    assert "tested with, 1, got 5" in refused("report", tmp_path, "--shots", "5")
 
 
 def test_list(fake, run):

@@ -168,6 +168,22 @@ def test_the_meta_learners_own_gradients_are_zeroed(make: Make) -> None:
     assert all(p.grad is None for p in hyper.parameters())
 
 
+@pytest.mark.parametrize("make", [hyper_sgd, adapter("gradient", generate="*", residual=False)])
+def test_a_clone_that_is_changed_in_place_goes_on_from_there(make: Make) -> None:
+    """As under MAML, in value and gradient."""
+    (x, q), found = samples(), []
+    for build in (make, maml):
+        hyper = build()
+        clone = hyper.clone()
+        with torch.no_grad():
+            for p in clone.module.parameters():
+                p.mul_(1.5)
+        clone.adapt(F.cross_entropy(clone(x), Y))
+        outputs = clone(q)
+        found.append((outputs, torch.autograd.grad(F.cross_entropy(outputs, Y), list(hyper.module.parameters()))))
+    torch.testing.assert_close(*found)
+
+
 @every_learner
 def test_clones_share_nothing_but_running_averages(make: Make) -> None:
     hyper = make()

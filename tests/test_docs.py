@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from l2l_hyper._learn2learn import learn2learn
-from l2l_hyper.data import SupportSet
-from l2l_hyper.methods import HyperAdapter
+from l2l_hyper.backbones import BACKBONES
+from l2l_hyper.data import METRICS, TASKSETS, SupportSet
+from l2l_hyper.experiment.records import read_records
+from l2l_hyper.methods import METHODS, HyperAdapter, Options
+from l2l_hyper.report import summarize
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CIFARFS = ROOT / "benchmarks" / "results" / "cifarfs"
 RUN_ELSEWHERE = {"lightning.md": "test_lightning.py"}  # scripts with arguments, and the test that runs each page's
 
 
@@ -29,6 +35,8 @@ def blocks(page: Path) -> list[tuple[int, str]]:
 def test_code_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     learn2learn()  # whose import prints and warns
     monkeypatch.chdir(tmp_path)
+    for registry in (METHODS, BACKBONES, TASKSETS, METRICS):  # what a page registers is forgotten after it
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     namespace: dict[str, object] = {"__name__": "__main__"}
     for line, source in blocks(page):
         exec(compile("\n" * line + source, str(page), "exec"), namespace)
@@ -39,11 +47,73 @@ def test_other_blocks_have_a_test_of_their_own(page: str, test: str) -> None:
     assert blocks(ROOT / "docs" / page) and page in (ROOT / "tests" / test).read_text(encoding="utf-8")
 
 
+def test_every_method_is_in_the_table_of_methods() -> None:
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    builtin = [
+        name
+        for name in METHODS
+        if METHODS[name].options is not Options and METHODS[name].options.__module__.startswith("l2l_hyper.methods.")
+    ]
+    assert [name for name in builtin if f"| `{name}` |" not in text] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def interval(mean: float, half_width: float, sign: str = "") -> str:
+    return f"{mean:{sign}.2f} ± {half_width:.2f}".replace("-", "−")
+
+
+def table_rows(page: str) -> set[str]:
+    """Rows of a page's tables, without the marks of significance."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return {line.replace(r" \*", "") for line in text.splitlines() if line.startswith("|")}
+
+
+def test_table_of_methods_is_that_of_the_records() -> None:
+    """Of the CSV files, which another test holds equal to the records."""
+    results, readme = table_rows("docs/results.md"), table_rows("README.md")
+    ones, fives = (
+        {row["label"]: row for row in csv.DictReader((CIFARFS / "rows" / name).read_text("utf-8").splitlines())}
+        for name in ("results.csv", "results-5-shot.csv")
+    )
+    for label, one in ones.items():
+        pair = (one, fives[label])
+        first, second = (interval(float(row["accuracy"]), float(row["accuracy_half_width"])) for row in pair)
+        differences = [
+            interval(float(row["difference"]), float(row["difference_half_width"]), "+") if row["difference"] else "–"
+            for row in pair
+        ]
+        assert f"| {label} | {first} | {differences[0]} | {second} | {differences[1]} |" in results
+        if any(line.startswith(f"| {label} |") for line in readme):
+            assert f"| {label} | {first} | {second} | {' / '.join(dict.fromkeys(differences))} |" in readme
+
+
+@pytest.mark.parametrize("channels", [8, 16])
+def test_tables_of_small_networks_are_those_of_the_records(channels: int) -> None:
+    results = table_rows("docs/results.md")
+    records = [r for r in read_records(CIFARFS / f"small-{channels}") if r.run.seed in (0, 1)]  # which every row has
+    one, five = (summarize([r.at(shots) for r in records], "protonet@map") for shots in (1, 5))
+    for row in one.rows:
+        pair = (row, next(other for other in five.rows if other.label == row.label))
+        cells = []
+        for shots, of_shots in zip((1, 5), pair, strict=True):
+            d, score = of_shots.difference, f"{100 * of_shots.score.mean:.2f}"
+            cells += [score, "–" if d is None else interval(100 * d.mean, 100 * d.half_width, "+")]
+            controls = {
+                name: np.mean(
+                    [c.scores for r in row.records for c in r.result.controls if (c.control, c.shots) == (name, shots)]
+                )
+                for name in ("no residual", "mean", "another task's")
+                if row.records[0].result.controls and row.method != "hyper-adapter@alone"
+            }
+            shown = " | ".join(f"{100 * mean:.2f}" for mean in controls.values())
+            assert not controls or f"| {channels} | {row.label} | {shots} | {score} | {shown} |" in results
+        assert f"| {channels} | {row.label} | {' | '.join(cells)} |" in results
 
 
 def rms(x: Tensor) -> Tensor:
@@ -79,7 +149,8 @@ def test_hyper_adapter_is_what_the_page_says(labels: list[int]) -> None:
     v, c = 1 + r / shots, m + r * (mean - m)
     w, b, quadratic = 2 * lam * c / v, -(lam * c**2 / v).sum(1), torch.zeros(3, 7).double()
     if len(set(shots.flatten().tolist())) > 1:
-        b, quadratic = b - v.log().sum(1), -lam / v
+        size, precision = v.log().sum(1), lam / v
+        b, quadratic = b - (size - size.mean()), -(precision - precision.mean(0))
     p = (h @ w.T + b + h**2 @ quadratic.T).softmax(1)
 
     unit_w, unit_h = rms(w), rms(h)

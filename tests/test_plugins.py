@@ -167,7 +167,7 @@ def broken(**methods) -> type[nn.Module]:
     ("method", "message"),
     [
         (type("Broken", (Broken,), {"adapt": None}), "Broken has no adapt()"),
-        (broken(predict=lambda self, adapted, query: self.backbone(query[0])), "outputs of shape (1, 12, 3)"),
+        (broken(predict=lambda self, adapted, query: self.backbone(query[0])), "a tensor of shape (1, Q, ...)"),
         (broken(predict=lambda self, adapted, query: self.backbone(query[0])[None, :, :2]), "got (1, 12, 2)"),
         (broken(predict=lambda self, adapted, query: self.backbone(query[0])[None] / 0), "a finite loss"),
         (broken(predict=lambda self, adapted, query: self.backbone(query[0])[None].detach()), "a loss with a gradient"),

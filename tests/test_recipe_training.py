@@ -82,7 +82,7 @@ def test_records_of_several_shots_make_a_table_of_each(tmp_path: Path) -> None:
     plan = Plan(experiment=EVERYTHING, methods=("protonet", "r2d2"))
     parts = Parts(plan)
     for run in plan.runs(parts.options):
-        _, result = train_and_test(run, parts, folder=None, memory_limit_mb=1000)
+        _, result = train_and_test(run, parts, folder=None)
         write_record(tmp_path, make_record(run, run.method, collect("a test", "cpu"), result))
     records = read_records(tmp_path)
     for shots in (1, 4):

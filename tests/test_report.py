@@ -5,21 +5,22 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_records import EXPERIMENT, LABELS, records
+from helpers_records import EXPERIMENT, records
 from rich.console import Console
 
 from l2l_hyper import report
 from l2l_hyper.errors import InputError
-from l2l_hyper.experiment.records import MetricInfo, Record, read_records, write_record
+from l2l_hyper.experiment.records import MetricInfo, Record, ScoresAtShots, read_records, write_record
 from l2l_hyper.report.plots import render
-from l2l_hyper.report.statistics import hierarchical_bootstrap, paired_difference
 from l2l_hyper.report.tables import notes
+from l2l_hyper.statistics import hierarchical_bootstrap, paired_difference
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 SQUARED_ERROR = MetricInfo(name="squared error", higher_is_better=False, percent=False)
@@ -89,7 +90,10 @@ def test_seeds_are_paired_with_the_same_seeds():
     by_name = {record.run.name: record.scores.mean() for record in found}
     expected = np.mean([by_name[f"maml-seed{seed}"] - by_name[f"protonet-seed{seed}"] for seed in (1, 2)])
     assert row.seed_difference.mean == pytest.approx(expected)
+    assert row.difference.mean == pytest.approx(expected)
     assert not row.difference_over_seeds
+    apart = report.summarize(records(["maml"], [0]) + records(["protonet"], [1]))
+    assert apart.rows[1].difference is not None and apart.rows[1].seed_difference is None
 
 
 def test_records_that_do_not_belong_together_are_refused():
@@ -145,7 +149,7 @@ def test_a_metric_that_is_no_share_and_better_when_lower():
     rows = list(csv.DictReader(report.to_csv(summary).splitlines()))
     assert float(rows[0]["squared_error"]) == pytest.approx(summary.rows[0].score.mean)
     accuracy = report.accuracy_figure(summary).axes[0]
-    assert accuracy.get_xlabel().startswith("test squared error; bars") and "chance" not in accuracy.get_title()
+    assert accuracy.get_xlabel().startswith("test squared error\nbars") and "chance" not in accuracy.get_title()
 
 
 def test_a_loss_that_is_not_finite_is_not_printed():
@@ -228,18 +232,44 @@ def test_report_writes_everything_and_the_same_again(tmp_path):
     assert first["accuracy.pdf"].startswith(b"%PDF")
 
 
+def test_report_of_other_shots_stands_beside_the_first(tmp_path):
+    other = ScoresAtShots(shots=5, scores=[0.9] * 40, losses=[0.1] * 40, manifest={"hash": "5" * 16})
+    experiment = dataclasses.replace(EXPERIMENT, test_shots=(1, 5))
+    report.write_report(folder(tmp_path, records(experiment=experiment, other_shots=[other])))
+    first = contents(tmp_path)
+    summary = report.write_report(tmp_path, shots=5)
+    assert summary.experiment.shots == 5
+    assert [row.score.mean for row in summary.rows] == pytest.approx([0.9] * 3)
+    both = contents(tmp_path)
+    assert first.items() <= both.items()
+    assert both.keys() - first.keys() == {
+        f"{name}-5-shot.{form}"
+        for name, forms in {"results": ("md", "csv", "tex"), "accuracy": ("png", "pdf")}.items()
+        for form in forms
+    }
+    assert "5-way 5-shot" in both["results-5-shot.md"].decode()
+    report.write_report(tmp_path, shots=1)
+    assert contents(tmp_path) == both
+    with pytest.raises(InputError, match="was tested with, 1, 5, got 2"):
+        report.write_report(tmp_path, shots=2)
+
+
 def test_report_needs_records(tmp_path):
     with pytest.raises(InputError, match="expected a folder with records"):
         report.write_report(tmp_path)
 
 
-@pytest.mark.parametrize("written", sorted(RESULTS.rglob("results.csv")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "written", sorted(RESULTS.rglob("results*.csv")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
 def test_recorded_results_give_the_tables_beside_them(written):
-    made = report.to_csv(report.summarize(read_records(written.parent)))
-    assert set(LABELS) >= {row["method"] for row in csv.DictReader(io.StringIO(made))}
-    for old, new in zip(
-        csv.DictReader(io.StringIO(written.read_text())), csv.DictReader(io.StringIO(made)), strict=True
-    ):
+    found = read_records(written.parent)
+    shots = re.search(r"-(\d+)-shot$", written.stem)
+    table = list(csv.DictReader(io.StringIO(written.read_text())))
+    summary = report.summarize(
+        found if shots is None else [r.at(int(shots[1])) for r in found], table[0]["baseline"] or None
+    )
+    for old, new in zip(table, csv.DictReader(io.StringIO(report.to_csv(summary))), strict=True):
         for name, value in old.items():
             try:
                 assert float(new[name]) == pytest.approx(float(value), rel=1e-9), name
@@ -248,7 +278,7 @@ def test_recorded_results_give_the_tables_beside_them(written):
 
 
 def test_statistics_do_not_wait_for_matplotlib():
-    code = "import sys, l2l_hyper.report.statistics; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, l2l_hyper.statistics; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

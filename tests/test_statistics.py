@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from l2l_hyper.report.statistics import (
+from l2l_hyper.statistics import (
     episode_interval,
     hierarchical_bootstrap,
     holm,

@@ -114,7 +114,6 @@ class Worker:
                 run,
                 parts,
                 folder=None,
-                memory_limit_mb=plan.memory_limit,
                 test=False,
                 progress=lambda step: clock.append(step.seconds),
             )

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..functional import Normalization, convert_norm, share_copy
 from ..methods import hyper_adapter
 from ..registry import unknown_name
-from .protocol import Learner
+from .protocol import Learner, check_plain
 
 __all__ = ["HyperAdapter"]
 
@@ -43,12 +43,14 @@ class HyperAdapter(Learner):
             on the other queries.
         generate: shell patterns of the weights that are generated besides the last layer, such as ``["features.*"]``.
         encoder: a larger network that reads the support set besides ``model``; queries never pass through it.
+        head: name of the last layer where that is not the last ``nn.Linear`` that the model registers.
         **options: of :class:`~l2l_hyper.methods.hyper_adapter.HyperAdapterOptions`: ``base_learner``, ``linear_map``,
             ``residual``, ``generator``, ``scale``, ``penalty``, ``width``, ``blocks``, ``heads``, ``dropout``,
             ``modulation``.
 
     Raises:
-        InputError: if the model has no final linear layer, or an option is unknown or not one of its choices.
+        InputError: if the model has no final linear layer, if it is wrapped in ``DistributedDataParallel`` or
+            ``DataParallel``, compiled or scripted, or an option is unknown or not one of its choices.
 
     Example:
         >>> import torch
@@ -76,10 +78,14 @@ class HyperAdapter(Learner):
         normalization: Normalization = "running",
         generate: str | Sequence[str] = (),
         encoder: nn.Module | None = None,
+        head: str | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"expected an nn.Module to adapt, got {type(model).__name__}")
+        for network in (model, encoder):
+            if network is not None:
+                check_plain(network)
         known = set(hyper_adapter.HyperAdapterOptions.__dataclass_fields__) - {"lr", "inner_lr", "steps", "encoder"}
         for name in list(options):
             if name in _RENAMED:
@@ -93,6 +99,7 @@ class HyperAdapter(Learner):
             convert_norm(share_copy(model, copy_buffers=False), normalization),
             hyper_adapter.HyperAdapterOptions(inner_lr=lr, generate=patterns, **options),
             encoder=encoder,
+            head=head,
             first_order=first_order,
             allow_unused=allow_nograd if allow_unused is None else allow_unused,
         )
@@ -108,7 +115,3 @@ class HyperAdapter(Learner):
     def allow_unused(self) -> bool:
         """Whether generated weights on which the outputs do not depend are accepted."""
         return self.method.allow_unused
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile what makes the weights, see :func:`torch.compile` for the arguments; the network stays as it is."""
-        self.method.compile(*args, **kwargs)

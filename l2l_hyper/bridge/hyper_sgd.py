@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..functional import clone_tree, install, slots
-from .protocol import is_running_average
+from .protocol import check_plain, is_running_average
 from .transform import HyperTransform
 
 __all__ = ["HyperSGD"]
@@ -34,7 +34,8 @@ class HyperSGD(nn.Module):
         allow_nograd: whether ``adapt`` accepts frozen parameters; they stay as they are.
 
     Raises:
-        InputError: if ``model`` is not a module with parameters to learn.
+        InputError: if ``model`` is not a module with parameters to learn, or is wrapped in ``DistributedDataParallel``
+            or ``DataParallel``, compiled or scripted.
 
     Example:
         >>> hyper = HyperSGD(nn.Linear(4, 1), lr=0.1)
@@ -58,6 +59,7 @@ class HyperSGD(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise InputError(f"expected an nn.Module to adapt, got {type(model).__name__}")
+        check_plain(model)
         learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not learned:
             raise InputError(f"expected a module with parameters that require gradients, got {type(model).__name__}")
@@ -66,6 +68,7 @@ class HyperSGD(nn.Module):
         self.first_order = first_order
         self.allow_unused = allow_nograd if allow_unused is None else allow_unused
         self.allow_nograd = allow_nograd
+        self._compile: tuple[tuple[Any, ...], dict[str, Any]] | None = None  # arguments of compile(), for clones
         # Names of modules hold no dots.
         self.transforms = nn.ModuleDict({name.replace(".", "/"): HyperTransform(p) for name, p in learned.items()})
 
@@ -74,6 +77,9 @@ class HyperSGD(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(self.__dict__["_modules"]["module"], name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_compile": None}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module answers, with the task's weights after ``adapt``."""
@@ -87,7 +93,16 @@ class HyperSGD(nn.Module):
         copied.first_order = self.first_order if first_order is None else first_order
         copied.allow_unused = self.allow_unused if allow_unused is None else allow_unused
         copied.allow_nograd = self.allow_nograd if allow_nograd is None else allow_nograd
+        if copied._compile is not None:  # a compiled module calls the one that it was compiled from
+            args, kwargs = copied._compile
+            copied.compile(*args, **kwargs)
         return copied
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile what makes the updates, see :func:`torch.compile` for the arguments; the module stays as it is."""
+        self._compile = args, kwargs
+        for transform in self.transforms.values():
+            transform.compile(*args, **kwargs)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As of any module; a clone's tensors are no leaves, and gradients pass through them."""

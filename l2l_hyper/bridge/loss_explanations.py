@@ -56,7 +56,7 @@ class Seen:
             (hv,) = torch.autograd.grad(self._delta, self._at, along, retain_graph=True, allow_unused=True)
         except RuntimeError:  # how torch says that a loss has no second derivative, as multi_margin_loss
             return None
-        return None if hv is None else _exact(hv)
+        return None if hv is None else _exact(hv).reshape(self.d.shape)
 
     def error(self, factor: float = 1.0) -> Array:
         """Relative error of softmax(factor · o), shape ``(N, 1)``; that of an exponential grows with its argument."""

@@ -54,7 +54,8 @@ class _Following(torch.autograd.Function):
         if not ctx.switch.on:
             return delta, None, None
         logits, penalty = ctx.saved_tensors
-        scale = cross_entropy_scale(logits.detach(), delta.detach())
+        classes = logits.shape[-1]
+        scale = cross_entropy_scale(*(of.detach().reshape(-1, classes) for of in (logits, delta)))  # a row per token
         if scale is None:
             warnings.warn(
                 "the loss of the queries is not a cross-entropy of the outputs, so the penalty of the residual cannot "

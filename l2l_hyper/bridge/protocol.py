@@ -21,7 +21,7 @@ from ..methods.taskwise import Adapted, Inputs, Pass, TaskwiseNetwork
 from .loss_recovery import Recovered, recover
 from .penalty import Switch, following_the_loss
 
-__all__ = ["Learner", "is_running_average"]
+__all__ = ["Learner", "check_plain", "is_running_average"]
 
 L = TypeVar("L", bound="Learner")
 
@@ -81,6 +81,8 @@ class Learner(nn.Module):
 
     def __init__(self, method: Method, *, allow_nograd: bool = False) -> None:
         super().__init__()
+        network = getattr(method, "network", None)
+        check_plain(network.module if isinstance(network, TaskwiseNetwork) else method)
         self.method = method
         self.allow_nograd = allow_nograd
         self._adapted: Any = None
@@ -89,7 +91,7 @@ class Learner(nn.Module):
         self._of_classes = True
         self._ways = None if self._network is None else self._network.head.out_features
         self._frozen_names: list[str] | None = None  # of a clone, whose own tensors do not tell
-
+        self._compile: tuple[tuple[Any, ...], dict[str, Any]] | None = None  # arguments of compile(), for clones
         if self._network is not None:  # the network goes by the name that it has in learn2learn's learners
             self.register_state_dict_post_hook(_named_as_in_learn2learn)
 
@@ -105,7 +107,8 @@ class Learner(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # A graph neither copies nor pickles; the adapted weights are tensors of the module.
-        return {**self.__dict__, "_adapted": None if self._network is not None else self._adapted}
+        adapted = None if self._network is not None else self._adapted
+        return {**super().__getstate__(), "_adapted": adapted, "_compile": None}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         if self._network is not None:  # a hook would belong to the learner that this one is a clone of
@@ -127,8 +130,8 @@ class Learner(nn.Module):
         network = getattr(self.method, "network", None)
         return network if isinstance(network, TaskwiseNetwork) else None
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Outputs of the network: with its own weights before ``adapt``, with the task's afterwards."""
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the network returns: with its own weights before ``adapt``, with the task's afterwards."""
         network, adapted = self._network, self._adapted
         if network is None or not (adapted is None or isinstance(adapted, Adapted)):  # what predicts is not a network
             if adapted is None or len(args) != 1 or kwargs:
@@ -138,7 +141,7 @@ class Learner(nn.Module):
                 )
             return self.method.predict(adapted, args[0].unsqueeze(0)).squeeze(0)
         if not torch.is_grad_enabled():
-            return network.run_one(*args, statistics=held_statistics(network.module) or None, **kwargs).outputs[0]
+            return network.run_one(*args, statistics=held_statistics(network.module) or None, **kwargs).returned
         weights = self._initial().weights if self._iterative and adapted is None else {}
         passed: list[Tensor] = []
         switch = Switch()
@@ -173,7 +176,7 @@ class Learner(nn.Module):
         node = passed[0].grad_fn
         assert node is not None
         _metadata(node)[_RECORD] = record
-        return seen.outputs[0]
+        return seen.returned
 
     def adapt(
         self,
@@ -196,7 +199,8 @@ class Learner(nn.Module):
             allow_nograd: overrides the learner's.
             support: samples and labels ``(x, y)`` instead of a loss.  Works under ``torch.no_grad()``.
             labels: with ``loss``, the labels y, for losses that do not show them.
-            ways: with ``support``, number of classes; defaults to the outputs of the network's last layer.
+            ways: with ``support``, number of classes; defaults to the outputs of the network's last layer.  Where y may
+                be values, it says that numbers ``(N, ways)`` which sum to one are shares of classes.
 
         Raises:
             InputError: if there is no forward pass to adapt from; if the loss does not depend on the outputs of exactly
@@ -231,9 +235,17 @@ class Learner(nn.Module):
             copied.allow_nograd = allow_nograd
         if copied._iterative and copied._adapted is None:
             # Its parameters are what the inner loop goes down, so terms of a loss that name them count as in MAML.
-            copied._adapted = copied._initial()
+            copied._adapted = copied._initial().converted(Tensor.clone)  # no views, which a change in place would sever
             copied._install(copied._frozen_names)
+        if copied._compile is not None:  # a compiled module calls the one that it was compiled from
+            args, kwargs = copied._compile
+            copied.method.compile(*args, **kwargs)
         return copied
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile what makes the weights, see :func:`torch.compile` for the arguments; the network stays as it is."""
+        self._compile = args, kwargs
+        self.method.compile(*args, **kwargs)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As of any module; a clone's tensors are no leaves, and gradients pass through them."""
@@ -291,7 +303,8 @@ class Learner(nn.Module):
     def _given(self, x: Tensor, y: Any, ways: int | None) -> _Piece:
         y, columns = _labels(y, len(x), x.device)
         if y.is_floating_point():
-            shares = getattr(self.method, "needs_every_class", False) and y.dim() == 2 and _are_shares(y)
+            of_classes = getattr(self.method, "needs_every_class", False) or (columns is not None and ways == columns)
+            shares = of_classes and y.dim() == 2 and _are_shares(y)
             return _Piece((x,), {}, y, columns if shares else None)
         ways = next((n for n in (ways, columns, self._ways) if n is not None), None)
         if ways is None:
@@ -299,7 +312,7 @@ class Learner(nn.Module):
         if len(y) and (y.min() < 0 or y.max() >= ways):
             raise InputError(
                 f"labels must lie in 0 … {ways - 1} for {ways} ways, got {int(y.min())} … {int(y.max())}; "
-                "try ways= or relabel the task"
+                "try ways=, relabel the task, or head= if the last nn.Linear does not make the outputs"
             )
         return _Piece((x,), {}, y, ways)
 
@@ -307,16 +320,27 @@ class Learner(nn.Module):
         """Samples of weight zero are not in the loss, so they are not in the support set."""
         assert found is not None
         kept = found.weights > 0
-        args, features, logits, targets = record.args, record.features, record.logits, found.targets
+        args, targets = record.args, found.targets
+        seen = Pass(record.logits, record.logits, record.features, record.statistics, {})
         if not kept.all():
+            if len(args) == 1 and len(args[0]) != len(kept):
+                raise InputError(
+                    f"the loss leaves out {int((~kept).sum())} of {len(kept)} tokens, and a support set holds whole "
+                    "samples; give every token of the support set a label"
+                )
             if len(args) != 1 or record.kwargs:
                 raise InputError(
                     f"the loss leaves out {int((~kept).sum())} of {len(kept)} samples, which cannot be taken out of a "
                     "model of several inputs; pass those in the loss alone, or use adapt(support=(x, y))"
                 )
-            args, features, logits, targets = (args[0][kept],), features[:, kept], logits[:, kept], targets[kept]
-        seen = Pass(logits, logits, features, record.statistics, {})
-        is_class = found.kind == "classes"
+            args, targets = (args[0][kept],), targets[kept]
+            assert self._network is not None
+            seen = self._network(args[0].unsqueeze(0), track=False)  # whose statistics are of those in the loss alone
+        one_hot = targets.round()
+        if found.kind == "values" and targets.shape[-1] > 1 and _are_shares(one_hot) and _are_close(targets, one_hot):
+            targets, is_class = one_hot, not getattr(self.method, "needs_every_class", False)
+        else:
+            is_class = found.kind == "classes"
         hard = is_class and bool(((targets == 0) | (targets == 1)).all())
         y = targets.argmax(-1) if hard else targets
         return _Piece(args, record.kwargs, y, targets.shape[-1] if is_class else None), seen
@@ -396,6 +420,7 @@ class Learner(nn.Module):
             return record, None
         edge = GradientEdge(node, 0)
         (delta,) = torch.autograd.grad(loss, edge, create_graph=True)
+        delta = delta.flatten(0, -2) if delta.dim() > 2 else delta  # of tokens, each is a row
         return record, recover(record.logits[0], delta, loss, labels, at=edge)
 
     def _install(self, frozen: Sequence[str]) -> None:
@@ -409,6 +434,29 @@ class Learner(nn.Module):
         install(network.module, network.places, weights)
         network.head.out_features = len(network.head.weight)
         hold_statistics(network.module, {name: (mean[0], var[0]) for name, (mean, var) in adapted.statistics.items()})
+
+
+def check_plain(model: nn.Module) -> None:
+    """Raise :class:`InputError` for a model with a part whose copies would compute with the tensors of the original."""
+    for name, module in model.named_modules():
+        kinds = {kind.__name__ for kind in type(module).__mro__}
+        what = f"the network itself, got {type(module).__name__}" + (f" as {name!r}" if name else "")
+        if kinds & {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}:
+            raise InputError(
+                f"expected {what}, which averages no gradients of a learner's clones over processes or devices; "
+                "pass what it wraps (.module), wrap neither that nor the learner, and average the gradients after "
+                "backward(), or run `torchrun -m l2l_hyper compare`: docs/distributed.md shows both"
+            )
+        if "OptimizedModule" in kinds or getattr(module, "_compiled_call_impl", None) is not None:
+            raise InputError(
+                f"expected {what} compiled, which would compute with its own weights in place of a task's; pass the "
+                "network as it is without torch.compile, and compile the learner instead: learner.compile()"
+            )
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                f"expected {what}, a TorchScript module, whose weights no task's can replace; pass the network that it "
+                "was made from, and trace an adapted clone instead: torch.jit.trace(learner.module, query)"
+            )
 
 
 def _metadata(node: Node) -> dict[Any, Any]:
@@ -472,6 +520,10 @@ def _labels(y: Any, samples: int, device: torch.device) -> tuple[Tensor, int | N
             f"support=(x, y) needs one label per sample, got {samples} samples and labels {tuple(y.shape)}"
         )
     return y, columns
+
+
+def _are_close(y: Tensor, z: Tensor) -> bool:
+    return bool(((y - z).abs() < 1e-3).all())
 
 
 def _are_shares(y: Tensor) -> bool:

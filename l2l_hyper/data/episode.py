@@ -60,8 +60,8 @@ class SupportSet:
 
     Attributes:
         x: samples of any shape and dtype, ``(T, N, *)``: images, waveforms, tokens, rows of a table.
-        y: classes ``(T, N)``, integer from 0 to ``ways - 1``, or their shares ``(T, N, ways)``; values ``(T, N, *)``
-            where ``ways`` is ``None``.
+        y: classes ``(T, N)`` or of tokens ``(T, N, L)``, integer from 0 to ``ways - 1``, or their shares
+            ``(T, N, ways)``; values ``(T, N, *)`` where ``ways`` is ``None``.
         ways: classes per task, ``None`` in regression.
         loss: outputs and ``y`` to one loss per task.
         seen: what the network showed of ``x`` before adaptation, where a caller has it already; a method that reads it
@@ -77,11 +77,16 @@ class SupportSet:
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def rows(self) -> Tensor:
+        """``y`` with classes of tokens ``(T, N, L)`` as ``(T, N·L)``, one for each row of the logits."""
+        return self.y if self.ways is None or self.y.is_floating_point() else self.y.flatten(1)
+
     def one_hot(self, dtype: torch.dtype) -> Tensor:
-        """Classes ``(T, N, C)`` as one-hot vectors, or as the shares that ``y`` holds already."""
+        """Classes ``(T, N, C)`` as one-hot vectors, or as the shares that ``y`` holds already; a row for each token."""
         if self.ways is None:
             raise InputError("this method makes one vector per class, but the targets are values; try another method")
-        return self.y.to(dtype) if self.y.is_floating_point() else F.one_hot(self.y, self.ways).to(dtype)
+        return self.y.to(dtype) if self.y.is_floating_point() else F.one_hot(self.rows, self.ways).to(dtype)
 
     def __iter__(self) -> Iterator[SupportSet]:
         """Each support set as a batch of one."""

@@ -75,13 +75,12 @@ def compare(
         >>> records[0].label, records[0].scores.shape
         ('ProtoNet', (4,))
     """
-    values = {"seeds": seeds, "device": device, "data_root": str(data_root), "memory_limit": memory_limit, **settings}
-    plan, parts = _plan(tasksets, methods, backbone, options or {}, values)
-    console, provenance = Console(stderr=True, quiet=not progress), collect("l2l_hyper.compare", plan.device)
-    with process_group(plan.device):
-        console.quiet = not (progress and is_first())
-        with nullcontext() if out is None else open_folder(Path(out), plan.experiment):
-            return carry_out(plan, parts, None if out is None else Path(out), provenance, console)
+    values = {"seeds": seeds, "device": device, "data_root": data_root, "memory_limit": memory_limit, **settings}
+    parts = _parts(tasksets, methods, backbone, options or {}, values)
+    plan, folder = parts.plan, None if out is None else Path(out)
+    provenance = collect("l2l_hyper.compare", plan.device)
+    with process_group(plan.device), nullcontext() if folder is None else open_folder(folder, plan.experiment):
+        return carry_out(parts, folder, provenance, Console(stderr=True, quiet=not (progress and is_first())))
 
 
 def train(
@@ -91,9 +90,6 @@ def train(
     backbone: BackboneLike = "omniglot-cnn",
     options: Mapping[str, Any] | None = None,
     seed: int = 0,
-    device: str = Plan.device,
-    data_root: str | Path = Plan.data_root,
-    memory_limit: float = Plan.memory_limit,
     **settings: Any,
 ) -> tuple[Method, Result]:
     """Train one method, select its weights on validation episodes, and test them.
@@ -102,6 +98,7 @@ def train(
         method: a name, or a class or function that makes a method of a backbone.
         options: options of the method.
         seed: training seed.
+        **settings: device, data_root, memory_limit and fields of :class:`~l2l_hyper.experiment.Experiment`.
 
     The other arguments are those of :func:`compare`.
 
@@ -116,30 +113,21 @@ def train(
         >>> len(result.scores), result.parameters["generated"]
         (4, 45)
     """
-    values = {"seeds": (seed,), "device": device, "data_root": str(data_root), "memory_limit": memory_limit, **settings}
-    plan, parts = _plan(tasksets, [method], backbone, {method: options or {}}, values)
-    (run,) = plan.runs(parts.options)
-    with process_group(plan.device):
-        trained, result = train_and_test(run, parts, folder=None, memory_limit_mb=plan.memory_limit)
+    parts = _parts(tasksets, [method], backbone, {method: options or {}}, {**settings, "seeds": (seed,)})
+    (run,) = parts.plan.runs(parts.options)
+    with process_group(parts.plan.device):
+        trained, result = train_and_test(run, parts, folder=None)
     return trained.eval(), result
 
 
-def evaluate(
-    method: nn.Module,
-    tasksets: TasksetsLike = "glyphs",
-    *,
-    device: str = Plan.device,
-    data_root: str | Path = Plan.data_root,
-    memory_limit: float = Plan.memory_limit,
-    **settings: Any,
-) -> NDArray[np.float64]:
+def evaluate(method: nn.Module, tasksets: TasksetsLike = "glyphs", **settings: Any) -> NDArray[np.float64]:
     """Scores of a method on test episodes, with shape ``(test_episodes,)``.
 
     Args:
         method: what :func:`train` returned, or any ``nn.Module`` with ``adapt(support)`` and
             ``predict(adapted, query)``.
-
-    The other arguments are those of :func:`compare`.
+        tasksets: as in :func:`compare`.
+        **settings: as in :func:`train`.
 
     Raises:
         InputError: as :func:`compare`.
@@ -149,46 +137,46 @@ def evaluate(
         >>> evaluate(method, ways=3, shots=5, test_episodes=10).shape
         (10,)
     """
-    values = {"device": device, "data_root": str(data_root), "memory_limit": memory_limit, **settings}
-    plan, parts = _plan(tasksets, None, "omniglot-cnn", {}, values)
-    e = plan.experiment
+    parts = _parts(tasksets, None, "omniglot-cnn", {}, settings)
+    e, test = parts.plan.experiment, parts.tasksets.test
     wrapped = method if isinstance(method, Method) else as_method(method, e.normalization)
     wrapped.to(parts.device)
     form = {"ways": e.ways, "shots": e.shots, "queries": e.queries}
-    test = parts.tasksets.test
     first = test.batch([0], **form).to(parts.device)
     _, scores = evaluate_on(
         wrapped,
-        lambda indices: test.batch(indices, **form).to(parts.device),
-        e.test_episodes,
+        test,
+        range(e.test_episodes),
         parts.metric or first.metric,
-        batch_size=min(e.meta_batch, tasks_at_once(wrapped, first, plan.memory_limit)),
+        form=form,
+        device=parts.device,
+        batch_size=min(e.meta_batch, tasks_at_once(wrapped, first, parts.plan.memory_limit)),
     )
     return np.asarray(scores)
 
 
-def _plan(
+def _parts(
     tasksets: TasksetsLike,
     methods: Sequence[MethodLike] | None,
     backbone: BackboneLike,
     options: Mapping[Any, Mapping[str, Any]],
     settings: Mapping[str, Any],
-) -> tuple[Plan, Parts]:
-    """The plan by names, and the objects that were given in their place."""
-    values = dict(settings)
-    values["tasksets"] = tasksets if isinstance(tasksets, str) else ", ".join(_name(taskset) for taskset in tasksets)
-    values["backbone"] = _name(backbone)
-    values["options"] = {_name(method): dict(table) for method, table in options.items()}
-    if methods is not None:
-        values["methods"] = [_name(method) for method in methods]
-    plan = make_plan(values)
-    parts = Parts(
-        plan,
+) -> Parts:
+    """The plan by names, with the objects that were given in the place of some."""
+    values = {
+        **settings,
+        "tasksets": tasksets if isinstance(tasksets, str) else ", ".join(_name(taskset) for taskset in tasksets),
+        "backbone": _name(backbone),
+        "options": {_name(method): dict(table) for method, table in options.items()},
+        "data_root": str(settings.get("data_root", Plan.data_root)),
+        **({} if methods is None else {"methods": [_name(method) for method in methods]}),
+    }
+    return Parts(
+        make_plan(values),
         methods={_name(method): method for method in methods or () if not isinstance(method, str)},
         backbone=None if isinstance(backbone, str) else backbone,
         tasksets=None if isinstance(tasksets, str) else tasksets,
     )
-    return plan, parts
 
 
 def _name(thing: Any) -> str:

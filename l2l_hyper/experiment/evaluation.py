@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ..data.episode import Episodes, Metric
+from ..data import Episodes, Metric, Taskset
 from ..methods.contract import Method
 
 __all__ = ["adaptation_milliseconds", "evaluate_on"]
@@ -18,20 +18,24 @@ __all__ = ["adaptation_milliseconds", "evaluate_on"]
 @torch.no_grad()
 def evaluate_on(
     method: Method,
-    batch: Callable[[range], Episodes],
-    episodes: int,
+    taskset: Taskset,
+    indices: range,
     metric: Metric,
     *,
+    form: Mapping[str, int],
+    device: torch.device,
     batch_size: int,
     control: str | None = None,
 ) -> tuple[list[float], list[float]]:
-    """Loss (without the method's penalty) and score of episodes 0 … ``episodes`` − 1, in evaluation mode.
+    """Loss (without the method's penalty) and score of each episode, in evaluation mode.
 
     Args:
         method: what to test.
-        batch: a range of episode indices to episodes.
-        episodes: how many.
+        taskset: where the episodes come from.
+        indices: which of its episodes.
         metric: what scores them.
+        form: their ways, shots and queries.
+        device: where the method is.
         batch_size: how many at once.
         control: one of the method's controls, under which it is to be tested.
     """
@@ -39,8 +43,8 @@ def evaluate_on(
     method.eval()
     losses: list[float] = []
     scores: list[float] = []
-    for first in range(0, episodes, batch_size):
-        part = batch(range(first, min(first + batch_size, episodes)))
+    for first in range(0, len(indices), batch_size):
+        part = taskset.batch(indices[first : first + batch_size], **form).to(device)
         adapted = method.adapt(part.support_set)
         if control is not None:
             adapted = method.controlled(adapted, control)

@@ -52,7 +52,7 @@ class Parts:
         if plan.kernels:
             kernels.enable()
         e, given = plan.experiment, methods or {}
-        self._plan = plan
+        self.plan = plan
         self.device = find_device(plan.device)
         self.data_root = Path(plan.data_root).expanduser()
         self._tasksets = TASKSETS[e.tasksets] if tasksets is None else TASKSETS.entry(e.tasksets, tasksets)
@@ -73,7 +73,7 @@ class Parts:
     @functools.cached_property
     def tasksets(self) -> BenchmarkTasksets:
         """Those of training, validation and test."""
-        e = self._plan.experiment
+        e = self.plan.experiment
         options = {
             "train_ways": e.train_ways or e.ways,
             "train_samples": max(e.train_shots or (e.shots,)) + (e.train_queries or e.queries),
@@ -89,7 +89,7 @@ class Parts:
     @functools.cached_property
     def manifests(self) -> dict[int, dict[str, Any]]:
         """What the episodes of each number of shots are."""
-        e = self._plan.experiment
+        e = self.plan.experiment
         return {
             shots: manifest(
                 self.tasksets,
@@ -108,7 +108,7 @@ class Parts:
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - learn2learn draws some initial weights with scipy, from numpy's global state
         values = episode.query_labels.shape[2:].numel()
-        outputs = self._plan.experiment.ways if episode.ways is not None else values
+        outputs = self.plan.experiment.ways if episode.ways is not None else values
         return self.backbone.build(outputs, tuple(episode.support.shape[2:]), self._backbone_options())
 
     def method(self, run: Run, model: nn.Module) -> Method:
@@ -122,7 +122,7 @@ class Parts:
         return method
 
     def _backbone_options(self) -> dict[str, Any]:
-        e, known = self._plan.experiment, self.backbone.options
+        e, known = self.plan.experiment, self.backbone.options
         options = {"channels": e.channels, **e.backbone_options} if "channels" in known else dict(e.backbone_options)
         if "channels" not in known and e.channels != Experiment().channels:
             raise InputError(f"backbone {e.backbone!r} has no option channels: leave --channels out")
@@ -134,7 +134,7 @@ class Parts:
         return options
 
     def _options(self, entry: MethodEntry) -> dict[str, Any]:
-        given = self._plan.options.get(entry.name, {})
+        given = self.plan.options.get(entry.name, {})
         values = checked(entry.options, given, f"option of {entry.name}", f"{entry.name}.")
         return {**defaults(entry.options), **values}
 

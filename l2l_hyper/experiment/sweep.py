@@ -15,14 +15,14 @@ from tabulate import tabulate
 
 from ..errors import InputError
 from ..files import SCHEMA, to_json, write_atomically
-from .config import Run
+from .config import Experiment, Run
 from .distributed import is_first
 from .parts import Parts
-from .plan import Plan
-from .progress import score_text
+from .progress import RunProgress, score_text
 from .provenance import Provenance
 from .records import Record
-from .runner import recorded, say, train_run
+from .runner import existing, recorded, say
+from .training import train_and_test
 
 __all__ = ["Choice", "Point", "choose", "grid_points", "run_sweep"]
 
@@ -55,7 +55,7 @@ class Choice:
 
 
 def run_sweep(
-    plan: Plan, parts: Parts, methods: Sequence[str], out: Path, provenance: Provenance, console: Console
+    parts: Parts, methods: Sequence[str], out: Path, provenance: Provenance, console: Console
 ) -> list[Choice]:
     """Train every point that is still to be done, then write ``sweep.json`` and ``sweep.md`` over all that are.
 
@@ -65,26 +65,26 @@ def run_sweep(
         InputError: when every point of a method fails, or ``out`` holds records of other settings.
     """
     for method in methods:
-        failures = []
-        for values, run in _runs(plan, parts, method):
-            folder = _folder(out, method, values)
-            if recorded(folder, run, parts) is not None:
+        runs, failures = _runs(parts, method, out), []
+        for values, folder, run in runs:
+            if existing(run, parts, folder) is not None:
                 continue
             title = f"{method} {_text(values)} seed {run.seed}"
             try:
-                _, record = train_run(run, plan, parts, folder, provenance, console, title=title, test=False)
+                with RunProgress(console, title, train_seconds=run.experiment.train_seconds) as progress:
+                    _, result = train_and_test(run, parts, folder=folder, test=False, progress=progress)
+                recorded(run, parts, result, folder, provenance)
             except InputError as error:
                 failures.append(error)
                 say(console, f"{title}: left out, {error}")
                 continue
-            score = score_text(record.result.metric, record.result.best_validation_score)
-            say(console, f"{title}: {score} on validation")
-        if len(failures) == len(_runs(plan, parts, method)):
+            say(console, f"{title}: {score_text(result.metric, result.best_validation_score)} on validation")
+        if len(failures) == len(runs):
             raise failures[-1]
-    points = [point for method in parts.grids for point in _measured_points(plan, parts, method, out)]
-    choices = [choose(points, method, parts.grids[method]) for method in parts.grids if _of(points, method)]
+    points = [point for method in parts.grids for point in _measured_points(parts, method, out)]
+    choices = [choose(points, method, parts.grids[method]) for method in dict.fromkeys(p.method for p in points)]
     if is_first():
-        write_atomically(out / "sweep.json", _json(plan, points, choices))
+        write_atomically(out / "sweep.json", _json(parts.plan.experiment, points, choices))
         write_atomically(out / "sweep.md", sweep_table(points, choices))
     return choices
 
@@ -100,7 +100,7 @@ def grid_points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 def choose(points: Sequence[Point], method: str, grid: Mapping[str, Sequence[Any]]) -> Choice:
     """The point of ``method`` with the best validation score; of equals the first."""
-    best = max(_of(points, method), key=lambda point: point.rank)
+    best = max((point for point in points if point.method == method), key=lambda point: point.rank)
     edges = [
         key
         for key, values in grid.items()
@@ -125,44 +125,40 @@ def sweep_table(points: Sequence[Point], choices: Sequence[Choice]) -> str:
     return tabulate(rows, titles, tablefmt="pipe", disable_numparse=True) + "\n"
 
 
-def _runs(plan: Plan, parts: Parts, method: str) -> list[tuple[dict[str, Any], Run]]:
-    options = parts.options[method]
+def _runs(parts: Parts, method: str, out: Path) -> list[tuple[dict[str, Any], Path, Run]]:
+    """Each point's values, its folder (checkpoints and records are named by method and seed alone), and its runs."""
+    plan, options = parts.plan, parts.options[method]
     return [
-        (values, Run(experiment=plan.experiment, method=method, seed=seed, options={**options, **values}))
+        (
+            values,
+            out / "points" / re.sub(r"[^\w.,=+-]", "_", f"{method},{_text(values)}".replace(" ", ",")),
+            Run(experiment=plan.experiment, method=method, seed=seed, options={**options, **values}),
+        )
         for values in grid_points(parts.grids[method])
         for seed in plan.seeds
     ]
 
 
-def _measured_points(plan: Plan, parts: Parts, method: str, out: Path) -> list[Point]:
+def _measured_points(parts: Parts, method: str, out: Path) -> list[Point]:
     """The points that have a record for every seed."""
     found: list[Point] = []
-    for values, group in itertools.groupby(_runs(plan, parts, method), key=lambda pair: pair[0]):
-        records = [recorded(_folder(out, method, values), run, parts) for _, run in group]
+    for values, group in itertools.groupby(_runs(parts, method, out), key=lambda run: run[0]):
+        records = [existing(run, parts, folder) for _, folder, run in group]
         done = tuple(record for record in records if record is not None)
         if len(done) == len(records):
             found.append(Point(method, values, done))
     return found
 
 
-def _folder(out: Path, method: str, values: Mapping[str, Any]) -> Path:
-    """A folder for each point: checkpoints and records are named by method and seed alone."""
-    return out / "points" / re.sub(r"[^\w.,=+-]", "_", f"{method},{_text(values)}".replace(" ", ","))
-
-
 def _text(values: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in values.items())
-
-
-def _of(points: Sequence[Point], method: str) -> list[Point]:
-    return [point for point in points if point.method == method]
 
 
 def _ordered(values: Sequence[Any]) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def _json(plan: Plan, points: Sequence[Point], choices: Sequence[Choice]) -> str:
+def _json(experiment: Experiment, points: Sequence[Point], choices: Sequence[Choice]) -> str:
     chosen = {id(choice.point) for choice in choices}
     listed = [
         {
@@ -191,4 +187,4 @@ def _json(plan: Plan, points: Sequence[Point], choices: Sequence[Choice]) -> str
         }
         for choice in choices
     ]
-    return to_json({"schema": SCHEMA, "experiment": asdict(plan.experiment), "chosen": decided, "points": listed})
+    return to_json({"schema": SCHEMA, "experiment": asdict(experiment), "chosen": decided, "points": listed})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..data import Episodes, Metric, Taskset
+from ..data import Metric, Taskset
 from ..errors import InputError
 from ..methods import Method
-from ..report.statistics import episode_interval
+from ..statistics import episode_interval
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import Run
 from .distributed import from_first, is_first, seed_each, share, sum_over_processes, world_size
@@ -66,19 +66,14 @@ class _State:
 
 
 def train_and_test(
-    run: Run,
-    parts: Parts,
-    *,
-    folder: Path | None,
-    memory_limit_mb: float,
-    test: bool = True,
-    progress: Progress | None = None,
+    run: Run, parts: Parts, *, folder: Path | None, test: bool = True, progress: Progress | None = None
 ) -> tuple[Method, Result]:
     """Train one method with one seed, select its weights on validation episodes, test them.
 
     The loss of an iteration is that of an :class:`~l2l_hyper.experiment.recipe.objective.Objective`, and the rest is as
     the :class:`~l2l_hyper.experiment.recipe.Recipe` says.  A checkpoint is written at each look at the validation
-    episodes, and the same call goes on from there.
+    episodes, and the same call goes on from there.  The tasks of an iteration go in parts whose graphs stay within the
+    plan's memory limit; only the order of sums of floating-point numbers depends on it.
 
     Within :func:`~l2l_hyper.experiment.distributed.process_group` the processes share the episodes of an iteration, of
     validation and of the test, and come to what one process would but for the order of sums; the first one's clock
@@ -88,8 +83,6 @@ def train_and_test(
         run: what to train.
         parts: the objects that the names in it stand for.
         folder: where ``checkpoints/<run.name>.pt`` lies; ``None`` to keep none.
-        memory_limit_mb: the tasks of an iteration go in parts whose graphs stay within it; the sums of floating-point
-            numbers then come in another order, and nothing else changes.
         test: whether to test the selected weights (a sweep does not).
         progress: see :data:`Progress`.
 
@@ -100,148 +93,71 @@ def train_and_test(
         InputError: for a run that cannot be, or cannot be shared by the processes, a method that breaks the contract, a
             damaged checkpoint, or a loss or score that is not finite.
     """
-    e = run.experiment
     _require_shared(run)
-    train, validation, tested = parts.tasksets
-    if e.rotation_classes:
-        train = with_rotation_classes(train)
-    largest = {**training_episodes(e), "shots": max(e.train_shots or (e.shots,))}
-    first = train.batch([0], **largest).to(parts.device)
-    last = tested.batch([0], ways=e.ways, shots=e.shots, queries=e.queries).to(parts.device)
-    model = parts.model(run.seed, first)
-    pretrained = None if e.pretrained is None else read_pretrained(e.pretrained, run.seed)
-    if pretrained is not None:
-        pretrained.load_backbone(model)
-    method = parts.method(run, model)
-    if e.class_batch:
-        attach_classifier(method, train, e.classifier)
-    if pretrained is not None:
-        pretrained.load_heads(method)
-    autocast = torch.autocast(parts.device.type, torch.bfloat16, enabled=e.precision == "bfloat16")
-    with autocast:
-        require_contract(method, run.method, first)
-        at_once = tasks_at_once(method, first, memory_limit_mb)
-    metric = parts.metric or first.metric
-    lr = float(getattr(parts.methods[run.method].complete(run.options), "lr", 3e-3))
-    objective = Objective(run, method, train, metric, at_once=at_once, device=parts.device, autocast=autocast)
-    trainer = _Trainer(objective, validation, folder, make_optimizer(e, lr, method, backbone_parameters(model)), lr)
-    trainer.train(progress)
-    state = trainer.state
-    if state.best is None or not math.isfinite(state.best["score"]):
-        raise InputError(f"{run.name}: expected a finite {metric.name} on the validation episodes, got none")
-    method.load_state_dict(state.best["weights"])
-    with autocast:
-        adaptation_ms = from_first(lambda: adaptation_milliseconds(method, last))
-        generated = count_generated(method, last)
-    shots_tested = (e.test_shots or (e.shots,)) if test else ()
-    measured = {shots: trainer.evaluate(method, tested, e.test_episodes, shots) for shots in shots_tested}
-    if not all(math.isfinite(score) for _, scores in measured.values() for score in scores):
-        raise InputError(f"{run.name}: expected a finite {metric.name} on every test episode, got others")
-    few = min(e.test_episodes, _CONTROL_EPISODES)
-    losses, scores = measured.pop(e.shots, ([], []))
-    result = Result(
-        metric=_info(metric),
-        scores=scores,
-        losses=list(losses),
-        validation=[Point(**point) for point in state.validation],
-        training=[Point(**point) for point in state.training],
-        selected_iteration=state.best["iteration"],
-        best_validation_score=state.best["score"],
-        iterations=state.iteration,
-        episodes=state.iteration * e.meta_batch,
-        seconds_to_train=state.seconds,
-        adaptation_ms=adaptation_ms,
-        peak_memory_mb=state.peak_memory_mb,
-        parameters={
-            "meta": sum(p.numel() for p in trainer.parameters),
-            "backbone": sum(p.numel() for p in model.parameters()),
-            "generated": generated,
-        },
-        manifest=parts.manifests[e.shots],
-        normalization=parts.methods[run.method].normalization(run.options) or e.normalization,
-        processes=world_size(),
-        other_shots=[
-            ScoresAtShots(shots=shots, scores=scores, losses=list(losses), manifest=parts.manifests[shots])
-            for shots, (losses, scores) in measured.items()
-        ],
-        controls=[
-            ControlScores(control=control, shots=shots, scores=trainer.evaluate(method, tested, few, shots, control)[1])
-            for control in method.controls
-            for shots in shots_tested
-        ],
-        pretrained=None if pretrained is None else pretrained.sha256,
-    )
-    return method, result
+    training, e = _Training(run, parts, folder), run.experiment
+    reset_peak_memory(parts.device)
+    while training.share_done < 1:
+        step = training.iterate()
+        if progress is not None and step is not None:
+            progress(step)
+        if training.state.iteration % e.validate_every == 0 or training.share_done >= 1:
+            training.validate()
+    return training.method, training.result((e.test_shots or (e.shots,)) if test else ())
 
 
-class _Trainer:
-    def __init__(
-        self,
-        objective: Objective,
-        validation: Taskset,
-        folder: Path | None,
-        optimizer: torch.optim.Optimizer,
-        lr: float,
-    ) -> None:
-        self.objective, self.validation_set, self.optimizer, self.lr = objective, validation, optimizer, lr
-        self.run, self.method, self.metric = objective.run, objective.method, objective.metric
-        self.checkpoint = None if folder is None else folder / "checkpoints" / f"{self.run.name}.pt"
-        self.state = _State()
-        self.device = objective.device
+class _Training:
+    """A run, how far its training is, and all that takes part in it; goes on from the checkpoint if there is one."""
+
+    def __init__(self, run: Run, parts: Parts, folder: Path | None) -> None:
+        e = run.experiment
+        self.run, self.parts, self.device = run, parts, parts.device
         self.on_gpu = self.device.type != "cpu"
-        self.parameters = [p for p in self.method.parameters() if p.requires_grad]
-        decay = self.run.experiment.average
+        self.checkpoint = None if folder is None else folder / "checkpoints" / f"{run.name}.pt"
+        train = with_rotation_classes(parts.tasksets.train) if e.rotation_classes else parts.tasksets.train
+        largest = {**training_episodes(e), "shots": max(e.train_shots or (e.shots,))}
+        first = train.batch([0], **largest).to(self.device)
+        self.last = parts.tasksets.test.batch([0], **self._tested(e.shots)).to(self.device)
+        self.model = parts.model(run.seed, first)
+        self.pretrained = None if e.pretrained is None else read_pretrained(e.pretrained, run.seed)
+        if self.pretrained is not None:
+            self.pretrained.load_backbone(self.model)
+        self.method = method = parts.method(run, self.model)
+        if e.class_batch:
+            attach_classifier(method, train, e.classifier)
+        if self.pretrained is not None:
+            self.pretrained.load_heads(method)
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=e.precision == "bfloat16")
+        with self.autocast:
+            require_contract(method, run.method, first)
+            at_once = tasks_at_once(method, first, parts.plan.memory_limit)
+        self.metric = parts.metric or first.metric
+        self.lr = float(getattr(parts.methods[run.method].complete(run.options), "lr", 3e-3))
+        self.objective = Objective(
+            run, method, train, self.metric, at_once=at_once, device=self.device, autocast=self.autocast
+        )
+        self.optimizer = make_optimizer(e, self.lr, method, backbone_parameters(self.model))
+        self.parameters = [p for p in method.parameters() if p.requires_grad]
         self.averaged: AveragedModel | None = None
-        if decay is not None:
-            self.averaged = AveragedModel(self.method, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        if e.average is not None:
+            self.averaged = AveragedModel(method, multi_avg_fn=get_ema_multi_avg_fn(e.average), use_buffers=True)
+        self.state = _State()
         self.unread: list[tuple[int, Tensor]] = []  # iterations whose loss and score may still be on their way
         self.window: list[tuple[float, float]] = []  # losses and scores since the last look at validation
-
-    def evaluate(
-        self, method: Method, taskset: Taskset, episodes: int, shots: int, control: str | None = None
-    ) -> tuple[list[float], list[float]]:
-        """Losses and scores of a method on validation or test episodes, which the processes share."""
-        e, mine, at_once = self.run.experiment, share(range(episodes)), self.objective.at_once
-
-        def draw(positions: range) -> Episodes:
-            indices = mine[positions.start : positions.stop]
-            return taskset.batch(indices, ways=e.ways, shots=shots, queries=e.queries).to(self.device)
-
-        values = torch.zeros(2, episodes, dtype=torch.float64)
-        batch_size = min(at_once, _LARGEST if self.on_gpu else len(share(range(e.meta_batch))))
-        with self.objective.autocast:
-            measured = evaluate_on(method, draw, len(mine), self.metric, batch_size=batch_size, control=control)
-        values[:, mine.start : mine.stop] = torch.tensor(measured, dtype=torch.float64)
-        sum_over_processes([values])
-        losses, scores = values.tolist()
-        return losses, scores
-
-    def train(self, progress: Progress | None) -> None:
-        e, metric = self.run.experiment, _info(self.metric)
         self._load()
-        reset_peak_memory(self.device)
-        while not self._finished():
-            self._iterate()
-            if progress is not None and not self.unread:
-                progress(Step(self.state.iteration, e.iterations, self.state.seconds, *self.window[-1], metric))
-            if self.state.iteration % e.validate_every == 0 or self._finished():
-                self._validate()
-                if is_first():
-                    self._save()
 
-    def _share_done(self) -> float:
+    @property
+    def share_done(self) -> float:
+        """How much of the training is done, from 0 to 1."""
         e = self.run.experiment
         if e.train_seconds is not None:
             return self.state.seconds / e.train_seconds
         return self.state.iteration / e.iterations
 
-    def _finished(self) -> bool:
-        return self._share_done() >= 1
-
-    def _iterate(self) -> None:
+    def iterate(self) -> Step | None:
+        """One iteration; ``None`` while a GPU is still at it."""
         begin = time.perf_counter()
         e, state = self.run.experiment, self.state
-        set_learning_rate(self.optimizer, self.lr * learning_rate_factor(e, self._share_done()))
+        set_learning_rate(self.optimizer, self.lr * learning_rate_factor(e, self.share_done))
         self.optimizer.zero_grad()
         seed_each(self.run.seed, state.iteration)
         loss, score = self.objective.backward(state.iteration)
@@ -257,6 +173,108 @@ class _Trainer:
             self.averaged.update_parameters(self.method)
         state.iteration += 1
         state.seconds += from_first(lambda: time.perf_counter() - begin)
+        if self.unread:
+            return None
+        return Step(state.iteration, e.iterations, state.seconds, *self.window[-1], _info(self.metric))
+
+    def validate(self) -> None:
+        """Look at the validation episodes, keep the best weights so far, and write the checkpoint."""
+        e, state = self.run.experiment, self.state
+        self._read()
+        selected = self.method if self.averaged is None else cast(Method, self.averaged.module)
+        losses, scores = self._evaluate(selected, self.parts.tasksets.validation, e.validation_episodes, e.shots)
+        interval = episode_interval(scores)
+        now = {"iteration": state.iteration, "seconds": state.seconds}
+        loss, score = (sum(values) / len(values) for values in zip(*self.window, strict=True))
+        self.window = []
+        state.training.append({**now, "loss": loss, "score": score})
+        half_width = interval.half_width if len(scores) > 1 else None
+        mean_loss = sum(losses) / len(losses)
+        state.validation.append({**now, "loss": mean_loss, "score": interval.mean, "half_width": half_width})
+        if state.best is None or self._better(interval.mean, state.best["score"]):
+            weights = {name: value.detach().clone() for name, value in selected.state_dict().items()}
+            state.best = {"iteration": state.iteration, "score": interval.mean, "weights": weights}
+        state.peak_memory_mb = max(state.peak_memory_mb, peak_memory_mb(self.device))
+        if is_first():
+            self._save()
+
+    def result(self, shots_tested: Sequence[int]) -> Result:
+        """What the selected weights, which the method then has, reach on the test episodes, and what training took."""
+        e, state, method, tested = self.run.experiment, self.state, self.method, self.parts.tasksets.test
+        expected = f"{self.run.name}: expected a finite {self.metric.name}"
+        if state.best is None or not math.isfinite(state.best["score"]):
+            raise InputError(f"{expected} on the validation episodes, got none")
+        method.load_state_dict(state.best["weights"])
+        with self.autocast:
+            adaptation_ms = from_first(lambda: adaptation_milliseconds(method, self.last))
+            generated = count_generated(method, self.last)
+        measured = {shots: self._evaluate(method, tested, e.test_episodes, shots) for shots in shots_tested}
+        if not all(math.isfinite(score) for _, scores in measured.values() for score in scores):
+            raise InputError(f"{expected} on every test episode, got others")
+        few = min(e.test_episodes, _CONTROL_EPISODES)
+        manifests = self.parts.manifests
+        losses, scores = measured.pop(e.shots, ([], []))
+        return Result(
+            metric=_info(self.metric),
+            scores=scores,
+            losses=list(losses),
+            validation=[Point(**point) for point in state.validation],
+            training=[Point(**point) for point in state.training],
+            selected_iteration=state.best["iteration"],
+            best_validation_score=state.best["score"],
+            iterations=state.iteration,
+            episodes=state.iteration * e.meta_batch,
+            seconds_to_train=state.seconds,
+            adaptation_ms=adaptation_ms,
+            peak_memory_mb=state.peak_memory_mb,
+            parameters={
+                "meta": sum(p.numel() for p in self.parameters),
+                "backbone": sum(p.numel() for p in self.model.parameters()),
+                "generated": generated,
+            },
+            manifest=manifests[e.shots],
+            normalization=self.parts.methods[self.run.method].normalization(self.run.options) or e.normalization,
+            processes=world_size(),
+            other_shots=[
+                ScoresAtShots(shots=shots, scores=scores, losses=list(losses), manifest=manifests[shots])
+                for shots, (losses, scores) in measured.items()
+            ],
+            controls=[
+                ControlScores(
+                    control=control, shots=shots, scores=self._evaluate(method, tested, few, shots, control)[1]
+                )
+                for control in method.controls
+                for shots in shots_tested
+            ],
+            pretrained=None if self.pretrained is None else self.pretrained.sha256,
+        )
+
+    def _tested(self, shots: int) -> dict[str, int]:
+        """The form of validation and test episodes, as tasksets take it."""
+        e = self.run.experiment
+        return {"ways": e.ways, "shots": shots, "queries": e.queries}
+
+    def _evaluate(
+        self, method: Method, taskset: Taskset, episodes: int, shots: int, control: str | None = None
+    ) -> tuple[list[float], list[float]]:
+        """Losses and scores of a method on validation or test episodes, which the processes share."""
+        mine, meta_batch = share(range(episodes)), share(range(self.run.experiment.meta_batch))
+        values = torch.zeros(2, episodes, dtype=torch.float64)
+        with self.autocast:
+            measured = evaluate_on(
+                method,
+                taskset,
+                mine,
+                self.metric,
+                form=self._tested(shots),
+                device=self.device,
+                batch_size=min(self.objective.at_once, _LARGEST if self.on_gpu else len(meta_batch)),
+                control=control,
+            )
+        values[:, mine.start : mine.stop] = torch.tensor(measured, dtype=torch.float64)
+        sum_over_processes([values])
+        losses, scores = values.tolist()
+        return losses, scores
 
     def _read(self) -> None:
         """Take losses and scores into the window; raise ``InputError`` at a loss that is not finite."""
@@ -283,24 +301,6 @@ class _Trainer:
             f"{self.run.name}: expected a finite loss, got {loss} at iteration {iteration} ({where}); "
             f"{kept}; try a smaller learning rate"
         )
-
-    def _validate(self) -> None:
-        e, state = self.run.experiment, self.state
-        self._read()
-        selected = self.method if self.averaged is None else cast(Method, self.averaged.module)
-        losses, scores = self.evaluate(selected, self.validation_set, e.validation_episodes, e.shots)
-        interval = episode_interval(scores)
-        now = {"iteration": state.iteration, "seconds": state.seconds}
-        loss, score = (sum(values) / len(values) for values in zip(*self.window, strict=True))
-        self.window = []
-        state.training.append({**now, "loss": loss, "score": score})
-        half_width = interval.half_width if len(scores) > 1 else None
-        mean_loss = sum(losses) / len(losses)
-        state.validation.append({**now, "loss": mean_loss, "score": interval.mean, "half_width": half_width})
-        if state.best is None or self._better(interval.mean, state.best["score"]):
-            weights = {name: value.detach().clone() for name, value in selected.state_dict().items()}
-            state.best = {"iteration": state.iteration, "score": interval.mean, "weights": weights}
-        state.peak_memory_mb = max(state.peak_memory_mb, peak_memory_mb(self.device))
 
     def _better(self, score: float, than: float) -> bool:
         return math.isnan(than) or (score > than if self.metric.higher_is_better else score < than)

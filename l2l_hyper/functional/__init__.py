@@ -11,7 +11,7 @@ from .norm import (
     statistics_of,
     update_running,
 )
-from .precision import autocast_enabled, autocast_now, full_precision
+from .precision import autocast_enabled, autocast_now, full_precision, in_float32
 
 __all__ = [
     "EpisodicBatchNorm",
@@ -25,6 +25,7 @@ __all__ = [
     "full_precision",
     "held_statistics",
     "hold_statistics",
+    "in_float32",
     "install",
     "share_copy",
     "slots",

@@ -26,7 +26,7 @@ def share_copy(module: M, *, copy_buffers: bool) -> M:
 def _share_copy(module: M, copy_buffers: bool, memo: dict[int, Any]) -> M:
     if id(module) in memo:
         return memo[id(module)]
-    copied = memo[id(module)] = module.__new__(type(module))
+    copied = memo[id(module)] = object.__new__(type(module))  # a GraphModule's own makes another class, without forward
     copied.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in module.__dict__.items()}
     for name, buffer in module._buffers.items():
         copied._buffers[name] = buffer.clone() if copy_buffers and buffer is not None else buffer

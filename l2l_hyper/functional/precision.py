@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["FullPrecisionLinear", "autocast_enabled", "autocast_now", "full_precision"]
+__all__ = ["FullPrecisionLinear", "autocast_enabled", "autocast_now", "full_precision", "in_float32"]
 
 
 def autocast_enabled(device: torch.device) -> bool:
@@ -27,6 +27,11 @@ def autocast_now(device: torch.device) -> AbstractContextManager[Any]:
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Within the block, nothing is cast on the device."""
     return torch.autocast(device.type, enabled=False) if autocast_enabled(device) else nullcontext()
+
+
+def in_float32(tensor: Tensor) -> Tensor:
+    """The tensor, in float32 where it is of half precision or bfloat16."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 class FullPrecisionLinear(nn.Linear):

@@ -67,7 +67,7 @@ class ANIL(Method):
                 if not differentiable:
                     weights = leaves(weights)
                 logits = vmap(F.linear)(seen.features, *(weights[name] for name in names))
-                loss = support.loss(logits, support.y).sum()
+                loss = support.loss(logits, support.rows).sum()
                 weights = descend(loss, weights, self.options.inner_lr, second_order=differentiable)
         adapted = Adapted(weights, seen.statistics)
         return adapted if differentiable else adapted.detached()

@@ -11,11 +11,16 @@ from torch.nn import functional as F
 
 from .taskwise import class_means
 
-__all__ = ["BASE_LEARNERS", "BaseLearner", "Cosine", "Gaussian", "LastLayer", "Prototype", "Ridge"]
+__all__ = ["BASE_LEARNERS", "BaseLearner", "Cosine", "Gaussian", "LastLayer", "Prototype", "Ridge", "spread_bound"]
 
 # A network whose features are large begins far too certain; at the step size of its weights the temperature would need
 # thousands of iterations to follow.
 _TEMPERATURE_RATE = 10.0
+
+
+# Beyond so many features, distances are bounded by what the support set shows, see spread_bound.
+_WIDE = 2048
+_SPREAD = 8.0
 
 
 class LastLayer(NamedTuple):
@@ -52,23 +57,52 @@ class BaseLearner(nn.Module):
         raise NotImplementedError
 
 
+def spread_bound(features: Tensor, precision: Tensor | None = None) -> Tensor:
+    r"""By what squared distances are multiplied so that a wide layer does not begin certain of a wrong class.
+
+    .. math:: \beta(S) = \min(1,\; 8 / m(S)), \qquad
+              m(S) = \frac1N \sum_n \sum_d \lambda_d\,(h_{nd} - \bar h_d)^2
+
+    for more than 2,048 features, such as the 4,096 of VGG, and 1 for fewer.  The squared distance of two samples is
+    then 16 or less on average, whatever the scale of the features.
+
+    Args:
+        features: of the support sets, ``(T, N, D)``.
+        precision: λ, ``(D,)``; 1 by default.
+
+    Returns:
+        β, ``(T, 1, 1)``.
+    """
+    if features.shape[-1] <= _WIDE:
+        return features.new_ones(len(features), 1, 1)
+    squares = (features - features.mean(-2, keepdim=True)).square()
+    weighed = squares if precision is None else precision * squares
+    return _SPREAD / weighed.sum(-1).mean(-1).clamp_min(_SPREAD).view(-1, 1, 1)
+
+
 class Prototype(BaseLearner):
     r"""Prototypical Network as a linear layer: :math:`w_c = 2\tau\mu_c,\; b_c = -\tau\lVert\mu_c\rVert^2`.
 
     :math:`\mu_c` is the mean feature of class c and :math:`\tau` a learned temperature that starts at 1, where the
     outputs are minus the squared distances up to a constant per sample.  See Snell et al. 2017,
     https://arxiv.org/abs/1703.05175.
+
+    Args:
+        features: D.
+        bounded: whether :math:`\tau` is multiplied by :func:`spread_bound`, which is 1 up to 2,048 features.
     """
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, *, bounded: bool = True) -> None:
         super().__init__(features)
+        self.bounded = bounded
         self.log_temperature = nn.Parameter(torch.zeros(()))
 
     def forward(self, features: Tensor, targets: Tensor) -> LastLayer:
         """Weight and bias from class means."""
         means, _ = class_means(features, targets)
         temperature = (_TEMPERATURE_RATE * self.log_temperature).exp()
-        return LastLayer(2 * temperature * means, -temperature * means.square().sum(-1))
+        temperature = temperature * spread_bound(features) if self.bounded else temperature.view(1, 1, 1)
+        return LastLayer(2 * temperature * means, -temperature[..., 0] * means.square().sum(-1))
 
 
 class Cosine(BaseLearner):
@@ -101,7 +135,8 @@ class Gaussian(BaseLearner):
     and the outputs are :math:`2\log N(x; c_k, v_K\Lambda^{-1})` less what all classes share: of
     :math:`-\lambda x^2/v_K - \log v_K` the mean over classes, which leaves nothing where all have as many shots.  At
     :math:`\Lambda = 1, \psi\to\infty` the outputs are those of :class:`Prototype`, times :math:`K/(K+1)`.  Training
-    begins at :math:`\Lambda = \min(1, 64/D)` and the same :math:`\psi` for every feature.
+    begins at :math:`\Lambda = \min(1, 64/D)` and the same :math:`\psi` for every feature.  Of more than 2,048 features
+    :math:`\Lambda` is multiplied by :func:`spread_bound` of each support set.
 
     See Ioffe 2006, "Probabilistic Linear Discriminant Analysis".
     """
@@ -118,7 +153,8 @@ class Gaussian(BaseLearner):
         means, shots = class_means(features, targets)
         shrink = torch.sigmoid(self.log_ratio + shots.log())  # r_K
         variance = 1 + shrink / shots
-        precision = self.log_precision.exp() / variance
+        precision = self.log_precision.exp()
+        precision = spread_bound(features, precision) * precision / variance
         classes = self.mean + shrink * (means - self.mean)
         weight, bias = 2 * precision * classes, -(precision * classes.square()).sum(-1)
         if (shots == shots[:, :1]).all():

@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from ..data.episode import SupportSet
 from ..errors import InputError
-from ..functional import convert_norm, full_precision, share_copy
+from ..functional import convert_norm, full_precision, in_float32, share_copy
 from .base_learners import BASE_LEARNERS, LastLayer
 from .contract import Method, Options
 from .inner_loop import inner_loop, leaves
@@ -98,6 +98,7 @@ class HyperAdapter(Method):
         encoder: a network of any size whose features (the inputs of its last ``nn.Linear``) of the support set Δ reads
             besides those of ``model``; queries never pass through it, so what is deployed stays as small as ``model``.
             If none of its parameters requires a gradient it is frozen and stays in evaluation mode.
+        head: name of the last layer, see :class:`~l2l_hyper.methods.taskwise.TaskwiseNetwork`.
         first_order: whether gradients taken on the support set are constants.
         allow_unused: whether generated weights on which the outputs do not depend are accepted.
 
@@ -115,6 +116,7 @@ class HyperAdapter(Method):
         options: HyperAdapterOptions = HyperAdapterOptions(),  # noqa: B008 - frozen
         *,
         encoder: nn.Module | None = None,
+        head: str | None = None,
         first_order: bool = False,
         allow_unused: bool = False,
     ) -> None:
@@ -123,7 +125,8 @@ class HyperAdapter(Method):
         if o.base_learner not in learners:
             raise InputError(f"base_learner must be one of {', '.join(learners)}, got {o.base_learner!r}")
         self.options, self.first_order, self.allow_unused = options, first_order, allow_unused
-        self.network = TaskwiseNetwork(model)
+        self.network = TaskwiseNetwork(model, head)
+        self.network.check_own_head()
         self.iterative = o.base_learner == "gradient"
         features = self.network.head.in_features
         self.base_learner = BASE_LEARNERS[o.base_learner](features) if o.base_learner in BASE_LEARNERS else None
@@ -189,9 +192,11 @@ class HyperAdapter(Method):
                     seen = self.network(support.x, weights, track=track)
             if self.reads_labels and first:
                 with full_precision(seen.features.device):
-                    targets = self.network.targets(support, classes=self.needs_every_class)
+                    seen = seen._replace(features=in_float32(seen.features))
+                    dtype = seen.features.dtype
+                    targets = self.network.targets(support, classes=self.needs_every_class).to(dtype)
                     if self.base_learner is None:
-                        layer = LastLayer(*(weights[name] for name in self.network.head_names))
+                        layer = LastLayer(*(weights[name].to(dtype) for name in self.network.head_names))
                     else:
                         layer = self.base_learner(self.linear_map(seen.features), targets)
                     head = self.network.head_weights(*layer)
@@ -258,14 +263,17 @@ class HyperAdapter(Method):
         if self.encoder is None:
             return None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
-            return self.encoder(support.x).features
+            return in_float32(self.encoder(support.x).features)
 
     def _modulated(
         self, modulation: Modulation, seen: Pass, weights: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor | float]:
         with full_precision(seen.features.device):
             changes = modulation(seen.features, {name: weights[name] for name in self.body})
-        changed = {name: weights[name] + self.options.scale * change for name, change in changes.items()}
+        changed = {
+            name: weights[name] + (self.options.scale * change).to(weights[name].dtype)
+            for name, change in changes.items()
+        }
         return {**weights, **changed}, sum(map(self._penalty, changes.values()))
 
     def _penalty(self, change: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def inner_loop(
             seen = network(support.x, weights, track=False)
         elif step:
             seen = seen._replace(logits=vmap(F.linear)(seen.features, *(weights[name] for name in head)))
-        loss = support.loss(seen.logits, support.y).sum()
+        loss = support.loss(seen.logits, support.rows).sum()
         weights = descend(loss, weights, lr, second_order=second_order, allow_unused=allow_unused)
     return weights, seen
 

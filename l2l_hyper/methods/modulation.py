@@ -50,7 +50,9 @@ class Modulation(HyperNetwork):
 
     def forward(self, features: Tensor, base: Mapping[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
         """Changes of the base weights."""
-        return self.generator(self.encoder(features / root_mean_square(features)), base)
+        dtype = next(self.parameters()).dtype
+        features = features.to(dtype) / root_mean_square(features).to(dtype)
+        return self.generator(self.encoder(features), {name: w.to(dtype) for name, w in base.items()})
 
 
 def below_head(network: TaskwiseNetwork, patterns: str) -> list[str]:

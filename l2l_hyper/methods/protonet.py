@@ -16,7 +16,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..data.episode import SupportSet
-from ..functional import full_precision
+from ..functional import full_precision, in_float32
 from .base_learners import BaseLearner, Cosine, Prototype
 from .contract import Method, Options
 from .taskwise import Adapted, TaskwiseNetwork, linear_map
@@ -62,15 +62,16 @@ class ProtoNet(Method):
             self.network.read_unit_length()
             self.prototype: BaseLearner = Cosine(features)
         else:
-            self.prototype = Prototype(features).requires_grad_(options.temperature == "learned")
+            self.prototype = Prototype(features, bounded=False).requires_grad_(options.temperature == "learned")
         self.linear_map = linear_map(features) if options.linear_map else None
 
     def adapt(self, support: SupportSet) -> Adapted:
         """One prototype per class."""
         seen = self.network(support.x)
         with full_precision(seen.features.device):
-            mapped = seen.features if self.linear_map is None else self.linear_map(seen.features)
-            layer = self.prototype(mapped, support.one_hot(seen.features.dtype))
+            features = in_float32(seen.features)
+            mapped = features if self.linear_map is None else self.linear_map(features)
+            layer = self.prototype(mapped, support.one_hot(features.dtype))
         return Adapted(self.network.head_weights(*layer), seen.statistics)
 
     def predict(self, adapted: Adapted, query: Tensor) -> Tensor:

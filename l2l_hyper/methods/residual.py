@@ -57,10 +57,15 @@ class Residual(HyperNetwork):
             read = read / root_mean_square(read)
             means, _ = class_means(read, targets)
         if not self.attends:
-            delta = super().forward(class_means(tokens, targets)[0] if means is None else means)
+            delta = self._made(class_means(tokens, targets)[0] if means is None else means)
             return (delta["weight"], delta["bias"]), (unit, bias_unit)
         rows = [weight / unit, (bias / bias_unit).unsqueeze(-1)]
         if read is not None and means is not None:
             rows, tokens = [*rows, means], torch.cat([tokens, read], -1)
-        delta = super().forward(torch.cat(rows, -1), tokens, targets, predictions)
+        delta = self._made(torch.cat(rows, -1), tokens, targets, predictions)
         return (delta["weight"], delta["bias"]), (unit, bias_unit)
+
+    def _made(self, *read: Tensor) -> dict[str, Tensor]:
+        """What the hypernetwork makes in the precision of its own weights."""
+        dtype = next(self.parameters()).dtype
+        return super().forward(*(of.to(dtype) for of in read))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn import functional as F
@@ -20,26 +21,32 @@ from ..functional import (
     Statistics,
     autocast_enabled,
     call,
-    full_precision,
     share_copy,
     slots,
     statistics_of,
     tensors,
     update_running,
 )
+from .head import Head, find_head, record_head, recording, tied_to
 
 __all__ = ["Adapted", "Head", "Inputs", "Pass", "TaskwiseNetwork", "class_means", "linear_map"]
+
+# What is known of a network once it has run.
+_ORIGIN = "its outputs come from its last layer"
+_IN_TURN = "its tasks must go one after the other"
 
 
 class Pass(NamedTuple):
     """What the support sets or queries of T tasks show on their way through the network.
 
     Attributes:
-        outputs: of the network, ``(T, N, *)``.
+        outputs: of the network, ``(T, N, *)``; where it returns several tensors, the one that is made of the logits.
         logits: of its last linear layer, ``(T, N, C)``; what follows it without parameters makes the outputs.
-        features: what the last linear layer reads, ``(T, N, D)``.
+        features: what the last linear layer reads, ``(T, N, D)``; of tokens ``(T, N, L, D)``, each is a row of its own
+            here and in the logits, ``(T, N·L, D)``.
         statistics: of the normalization layers, ``(T, channels)`` each.
         layers: outputs ``(T, N, *)`` of the inner layers that were asked for, by name.
+        returned: what the network itself returned for one task that was run alone.
     """
 
     outputs: Tensor
@@ -47,6 +54,7 @@ class Pass(NamedTuple):
     features: Tensor
     statistics: Statistics
     layers: dict[str, Tensor]
+    returned: Any = None
 
 
 @dataclass(frozen=True)
@@ -80,59 +88,6 @@ class Adapted:
 
 
 @dataclass(frozen=True)
-class _HeadPass:
-    """What passes through the last layer during one call, and what its outputs are changed by."""
-
-    change: Callable[[Tensor], Tensor] | None
-    seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-
-_HEAD: ContextVar[_HeadPass | None] = ContextVar("l2l_hyper_head", default=None)
-
-
-class Head(nn.Linear):
-    r"""The last layer, :math:`W x + b + Q x^2`, in the precision of its weights whatever :class:`torch.autocast` says.
-
-    With a ``centre`` c it reads features of unit length, :math:`(x - c) / \lVert x - c \rVert`, in the place of x.
-
-    Outputs such as minus a squared distance are small differences of large numbers, for which bfloat16 has too few
-    digits.  Q is there only for tasks whose classes have different numbers of shots, see
-    :class:`~l2l_hyper.methods.base_learners.Gaussian`.
-    """
-
-    quadratic: Tensor | None
-    centre: nn.Parameter | None
-
-    @classmethod
-    def of(cls, linear: nn.Linear) -> Head:
-        """The same layer, with the same tensors."""
-        head = cls.__new__(cls)
-        head.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in linear.__dict__.items()}
-        head.register_buffer("quadratic", None)
-        head.register_parameter("centre", None)
-        return head
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        for name in self._buffers:  # of a task, which may have ways of its own
-            value = state_dict.get(prefix + name)
-            if value is not None:
-                self._buffers[name] = self.weight.new_empty(value.shape)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Outputs in the precision of the weights."""
-        with full_precision(input.device):
-            x = self.read(input)
-            outputs = F.linear(x, self.weight, self.bias)
-            return outputs if self.quadratic is None else outputs + F.linear(x.square(), self.quadratic)
-
-    def read(self, input: Tensor) -> Tensor:
-        """What the weights are applied to."""
-        x = input.to(self.weight.dtype)
-        return x if self.centre is None else F.normalize(x - self.centre, dim=-1)
-
-
-@dataclass(frozen=True)
 class Inputs:
     """The arguments of one task's pass, for a network that takes more than a tensor."""
 
@@ -150,10 +105,13 @@ class TaskwiseNetwork(nn.Module):
 
     Args:
         model: the network.  Its parameters are shared, not copied.  Its last layer must be an ``nn.Linear``; what
-            follows it without parameters, such as a log-softmax, is fine.
+            follows it without parameters, such as a log-softmax, is fine, and so are outputs in a tuple or mapping.
+        head: name of that layer; by default the last ``nn.Linear`` that the model registers.  The first pass with
+            gradients checks that the outputs come from it.
 
     Raises:
-        InputError: if ``model`` has no linear layer.
+        InputError: if ``model`` has no such layer, see :func:`~l2l_hyper.methods.head.find_head`; from the first pass
+            if the outputs come from another layer, with its name.
 
     Example:
         >>> network = TaskwiseNetwork(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 5)))
@@ -164,20 +122,16 @@ class TaskwiseNetwork(nn.Module):
 
     module: nn.Module
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, head: str | None = None) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
             raise InputError(f"expected an nn.Module to adapt, got {type(model).__name__}")
         # A copy of the tree with the same tensors: what is changed below does not show in the user's model.
         module = share_copy(model, copy_buffers=False)
-        linear = [name for name, m in module.named_modules() if isinstance(m, nn.Linear)]
-        if not linear:
-            raise InputError(
-                f"expected a model whose last layer is an nn.Linear, got {type(model).__name__} without one; "
-                "wrap it as nn.Sequential(model, nn.Linear(features, ways))"
-            )
-        self.head_name = linear[-1]
-        self.module = _recorded_head(module, self.head_name)
+        self.head_name = find_head(module, head)
+        self.tied_to = tied_to(module, self.head_name)
+        self.module = record_head(module, self.head_name)
+        self._known: set[str] = set()  # of the network and all its clones, so that each thing is found or said once
 
     @property
     def head(self) -> Head:
@@ -190,10 +144,20 @@ class TaskwiseNetwork(nn.Module):
 
     def release_head(self) -> None:
         """Make the last layer's own weights buffers, for methods that make others, so no gradient reaches them."""
+        self.check_own_head()
         for name in ("weight", "bias"):
             if name in self.head._parameters:  # and no buffer yet
                 value = self.head._parameters.pop(name)
                 self.head.register_buffer(name, None if value is None else value.detach())
+
+    def check_own_head(self) -> None:
+        """Raise :class:`InputError` for a last layer whose weight is another layer's too, as of a tied embedding."""
+        if self.tied_to is not None:
+            name = f"model.{self.head_name}.weight"
+            raise InputError(
+                f"the weight of the last layer {self.head_name!r} is also {self.tied_to!r}, and a task's last layer is "
+                f"its own; untie it with {name} = nn.Parameter({name}.detach().clone())"
+            )
 
     def head_weights(self, weight: Tensor, bias: Tensor | None, quadratic: Tensor | None = None) -> dict[str, Tensor]:
         """Last layers of T tasks, ``(T, C, D)``, ``(T, C)`` and if need be ``(T, C, D)``, by the names they have."""
@@ -208,7 +172,8 @@ class TaskwiseNetwork(nn.Module):
 
     @property
     def head_names(self) -> list[str]:
-        """Names of the weight of the last layer and, if it has one, its bias."""
+        """Names of the weight of the last layer and, if it has one, its bias, which are its own."""
+        self.check_own_head()
         return list(self.head_weights(self.head.weight, self.head.bias))
 
     def check_ways(self, support: SupportSet) -> None:
@@ -260,16 +225,13 @@ class TaskwiseNetwork(nn.Module):
             track: whether running averages, where normalization layers keep some, take up those of a support set.
         """
         weights, layers = dict(weights or {}), tuple(layers)
-        if len(x) == 1:
-            given = statistics and {name: (mean[0], var[0]) for name, (mean, var) in statistics.items()}
-            one = x if isinstance(x, Inputs) else Inputs((x[0],), {})
-            own = {name: w[0] for name, w in weights.items()}
-            seen = self.run_one(*one.args, weights=own, statistics=given, layers=layers, **one.kwargs)
-        else:
-            over = (0, None if statistics is None else 0, None, 0)
-            run = partial(self._run, None)
-            seen = vmap(run, in_dims=over, randomness="different")(weights, statistics, layers, x)
-        if track and statistics is None and self.training:
+        track = track and statistics is None and self.training
+        seen = None
+        if isinstance(x, Tensor) and len(x) > 1 and not self._goes_in_turn():
+            seen = self._at_once(x, weights, statistics, layers)
+        if seen is None:
+            seen = self._in_turn(x, weights, statistics, layers, track=track)
+        if track:
             update_running(self.module, seen.statistics)
         return seen
 
@@ -292,15 +254,76 @@ class TaskwiseNetwork(nn.Module):
             on_logits: what the outputs of the last layer are changed by.
             **kwargs: of the model.
         """
-        one = self._run(on_logits, dict(weights or {}), statistics, layers, *args, **kwargs)
+        one, returned = self._run(on_logits, dict(weights or {}), statistics, layers, *args, **kwargs)
         own = {name: (mean[None], var[None]) for name, (mean, var) in one.statistics.items()}
         shown = {name: output[None] for name, output in one.layers.items()}
-        return Pass(one.outputs[None], one.logits[None], one.features[None], own, shown)
+        return Pass(one.outputs[None], one.logits[None], one.features[None], own, shown, returned)
 
     @cached_property
     def places(self) -> dict[str, list[str]]:
         """Where the module holds each parameter and buffer, see :func:`~l2l_hyper.functional.slots`."""
         return slots(self.module)  # which cannot change, and takes as long as an operation or ten
+
+    def _goes_in_turn(self) -> bool:
+        """Whether the tasks must go through the network one after the other, which is said once."""
+        name = next((name for name, layer in self.module.named_modules() if _not_at_once(layer)), None)
+        if name is not None:
+            self._warn_in_turn(f"{type(self.module.get_submodule(name)).__name__} {name!r} cannot read several at once")
+        return _IN_TURN in self._known
+
+    def _warn_in_turn(self, reason: str) -> None:
+        if _IN_TURN not in self._known:
+            self._known.add(_IN_TURN)
+            warnings.warn(
+                f"tasks go through {type(self.module).__name__} one after the other, which is slower: {reason}",
+                stacklevel=2,
+            )
+
+    def _at_once(
+        self,
+        x: Tensor,
+        weights: dict[str, Tensor],
+        statistics: Statistics | None,
+        layers: tuple[str, ...],
+    ) -> Pass | None:
+        """One pass for all tasks; ``None`` where ``vmap`` cannot run the network."""
+
+        def run(weights: dict[str, Tensor], statistics: Statistics | None, x: Tensor) -> tuple[Any, ...]:
+            return self._run(None, weights, statistics, layers, x)[0][:-1]  # a tensor each
+
+        try:
+            return Pass(
+                *vmap(run, (0, None if statistics is None else 0, 0), randomness="different")(weights, statistics, x)
+            )
+        except (RuntimeError, ValueError) as error:
+            if not any(words in str(error) for words in ("vmap", "Batching rule")):
+                raise
+            self._warn_in_turn(str(error).splitlines()[0])
+            return None
+
+    def _in_turn(
+        self,
+        x: Tensor | Inputs,
+        weights: dict[str, Tensor],
+        statistics: Statistics | None,
+        layers: tuple[str, ...],
+        *,
+        track: bool,
+    ) -> Pass:
+        """One task after the other; running averages of instance normalization move by the mean over the tasks."""
+        averages = [b for layer in self.module.modules() if _keeps_averages(layer) for b in layer.buffers()]
+        before, after = [b.clone() for b in averages], []
+        passes = []
+        for task in range(len(x)):
+            given = statistics and {name: (mean[task], var[task]) for name, (mean, var) in statistics.items()}
+            one = x if isinstance(x, Inputs) else Inputs((x[task],), {})
+            own = {name: w[task] for name, w in weights.items()}
+            passes.append(self.run_one(*one.args, weights=own, statistics=given, layers=layers, **one.kwargs))
+            after.append([b.clone() for b in averages])
+            _restore(averages, before)
+        if track and averages:
+            _restore(averages, [torch.stack(of).to(torch.double).mean(0) for of in zip(*after, strict=True)])
+        return passes[0] if len(passes) == 1 else _stacked(passes)
 
     def _run(
         self,
@@ -310,38 +333,41 @@ class TaskwiseNetwork(nn.Module):
         layers: tuple[str, ...],
         *args: Any,
         **kwargs: Any,
-    ) -> Pass:
-        now = _HeadPass(on_logits)
+    ) -> tuple[Pass, Any]:
+        """What one task shows, without a task dimension, and what the network returned."""
         shown: dict[str, Tensor] = {}
         hooks = [
             self.module.get_submodule(name).register_forward_hook(lambda _, __, y, name=name: shown.update({name: y}))
             for name in layers
         ]
-        token = _HEAD.set(now)
+        find_origin = _ORIGIN not in self._known and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        # Only the convolutions that are taken out of vmap are reached by torch.autocast.
+        own_convolutions = kernels.enabled() or autocast_enabled(self.head.weight.device)
         try:
-            # Only the convolutions that are taken out of vmap are reached by torch.autocast.
-            own_convolutions = kernels.enabled() or autocast_enabled(self.head.weight.device)
             with (
+                recording(self.module, on_logits, find_origin=find_origin) as now,
                 kernels.task_convolutions() if own_convolutions else nullcontext(),
                 statistics_of(self.module, statistics) as recorded,
             ):
-                outputs = call(self.module, self.places, weights, *args, **kwargs)
+                returned = call(self.module, self.places, weights, *args, **kwargs)
         finally:
-            _HEAD.reset(token)
             for hook in hooks:
                 hook.remove()
-        if len(now.seen) != 1 or not isinstance(outputs, Tensor) or outputs.numel() != now.seen[0][1].numel():
-            raise InputError(
-                f"expected a model that makes its outputs from those of its last nn.Linear ({self.head_name!r}), which "
-                "runs once, got one that does not; try l2l_hyper.HyperSGD, which takes any module"
-            )
-        features, logits = now.seen[0]
-        return Pass(outputs, logits, features, {**(statistics or {}), **recorded}, shown)
+        features, logits, outputs = now.of(returned, self.head_name)
+        made = "weight" in self.head._buffers  # by a method, and exact only without other linear layers beside it
+        if find_origin and now.check(returned, outputs, self.head_name, alone=made):
+            self._known.add(_ORIGIN)
+        return Pass(outputs, logits, features, {**(statistics or {}), **recorded}, shown), returned
+
+
+class _LinearMap(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight.to(input.dtype))
 
 
 def linear_map(features: int) -> nn.Linear:
-    """A square linear map that begins as the identity."""
-    layer = nn.Linear(features, features, bias=False)
+    """A square linear map that begins as the identity, in the precision of its input."""
+    layer = _LinearMap(features, features, bias=False)
     nn.init.eye_(layer.weight)
     return layer
 
@@ -357,23 +383,28 @@ def class_means(features: Tensor, one_hot: Tensor) -> tuple[Tensor, Tensor]:
     return one_hot.transpose(-1, -2) @ features / counts, counts
 
 
-def _recorded_head(module: nn.Module, name: str) -> nn.Module:
-    """The module with its last layer a :class:`Head` wherever the tree holds it, and its passes recorded."""
-    linear = module.get_submodule(name)
-    head: nn.Module = Head.of(linear) if type(linear) is nn.Linear else linear
-    if not isinstance(linear, Head):  # the network may have been seen in this way before
-        head.register_forward_hook(_record)
-    if linear is module:
-        return head
-    for parent in list(module.modules()):
-        parent._modules.update({key: head for key, child in parent._modules.items() if child is linear})
-    return module
+def _not_at_once(layer: nn.Module) -> bool:
+    """Whether ``vmap`` has no rule, or only a slow one, for a layer."""
+    return isinstance(layer, (nn.RNNBase, nn.RNNCellBase)) or (_keeps_averages(layer) and layer.training)
 
 
-def _record(head: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    now = _HEAD.get()
-    if now is not None:
-        output = output if now.change is None else now.change(output)
-        features = head.read(inputs[0]) if isinstance(head, Head) else inputs[0]
-        now.seen.append((features.to(output.dtype), output))
-    return output
+def _keeps_averages(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.modules.instancenorm._InstanceNorm) and layer.running_mean is not None
+
+
+@torch.no_grad()
+def _restore(averages: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for average, value in zip(averages, values, strict=True):
+        average.copy_(value)
+
+
+def _stacked(passes: Sequence[Pass]) -> Pass:
+    """Passes of one task each as one pass of all."""
+    outputs, logits, features = (torch.cat(parts) for parts in list(zip(*passes, strict=True))[:3])
+    first = passes[0]
+    statistics = {
+        name: (torch.cat([p.statistics[name][0] for p in passes]), torch.cat([p.statistics[name][1] for p in passes]))
+        for name in first.statistics
+    }
+    layers = {name: torch.cat([p.layers[name] for p in passes]) for name in first.layers}
+    return Pass(outputs, logits, features, statistics, layers)

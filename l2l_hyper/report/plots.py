@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ __all__ = ["accuracy_figure", "learning_curves_figure", "render"]
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; yellow is left out, too faint on white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_DASHES = ("-", "--", ":")  # for methods beyond as many as there are colours
 
 Array = NDArray[np.float64]
 
@@ -34,7 +36,7 @@ def accuracy_figure(summary: Summary) -> Figure:
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(axis="x", alpha=0.3)
     axes.margins(x=0.1)
-    axes.set_xlabel(f"test {_score(summary)}; bars: 95 % interval over {_over(summary)}\nsmall dots: training seeds")
+    axes.set_xlabel(f"test {_score(summary)}\nbars: 95 % interval over {_over(summary)}\nsmall dots: training seeds")
     axes.set_title(_task(summary))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -43,7 +45,8 @@ def accuracy_figure(summary: Summary) -> Figure:
 def learning_curves_figure(summary: Summary) -> Figure:
     """Validation score against training episodes and against seconds, with the range of the seeds shaded."""
     colors = _colors(summary)
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    dashes = {method: _DASHES[i // len(_COLORS) % len(_DASHES)] for i, method in enumerate(colors)}
+    figure = Figure(figsize=(12, max(4.2, 1.5 + 0.3 * len(summary.rows))), layout="constrained")
     by_episodes, by_seconds = figure.subplots(1, 2, sharey=True)
     for row in summary.rows:
         curves = [record.result.validation for record in row.records if record.result.validation]
@@ -53,7 +56,8 @@ def learning_curves_figure(summary: Summary) -> Figure:
         seconds = [np.array([point.seconds for point in curve]) for curve in curves]
         for axes, at in ((by_episodes, episodes), (by_seconds, seconds)):
             if curves:
-                _draw_band(axes, list(zip(at, scores, strict=True)), colors[row.method], row.label)
+                style = {"color": colors[row.method], "linestyle": dashes[row.method], "label": row.label}
+                _draw_band(axes, list(zip(at, scores, strict=True)), style)
     by_episodes.set_xlabel("training episodes")
     by_seconds.set_xlabel("training seconds")
     by_episodes.set_ylabel(f"validation {_score(summary)}")
@@ -62,8 +66,7 @@ def learning_curves_figure(summary: Summary) -> Figure:
         axes.set_xlim(left=0)
         axes.spines[["top", "right"]].set_visible(False)
     if by_seconds.lines:
-        corner = "lower right" if summary.metric.higher_is_better else "upper right"
-        by_seconds.legend(frameon=False, loc=corner)
+        by_seconds.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     figure.suptitle(f"{_task(summary)}; mean and range of the seeds")
     return figure
 
@@ -96,13 +99,14 @@ def _colors(summary: Summary) -> dict[str, str]:
     return {method: _COLORS[i % len(_COLORS)] for i, method in enumerate(sorted(row.method for row in summary.rows))}
 
 
-def _draw_band(axes: Axes, lines: Sequence[tuple[Array, Array]], color: str, label: str) -> None:
+def _draw_band(axes: Axes, lines: Sequence[tuple[Array, Array]], style: dict[str, Any]) -> None:
     """Mean and range of several curves, where all of them have been measured."""
     start, end = max(x[0] for x, _ in lines), min(x[-1] for x, _ in lines)
     grid = np.unique(np.concatenate([x for x, _ in lines]))
     grid = grid[(grid >= start) & (grid <= end)]
     heights = np.stack([np.interp(grid, x, y) for x, y in lines])
     marker = "o" if len(grid) < 2 else None  # a line through a single point is invisible
-    axes.plot(grid, heights.mean(axis=0), color=color, label=label, linewidth=2, marker=marker)
+    axes.plot(grid, heights.mean(axis=0), linewidth=2, marker=marker, **style)
     if len(lines) > 1:
-        axes.fill_between(grid, heights.min(axis=0), heights.max(axis=0), color=color, alpha=0.2, linewidth=0)
+        low, high = heights.min(axis=0), heights.max(axis=0)
+        axes.fill_between(grid, low, high, color=style["color"], alpha=0.2, linewidth=0)

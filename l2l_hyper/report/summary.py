@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import InputError
 from ..experiment.config import Experiment
 from ..experiment.records import MetricInfo, Record
-from .statistics import (
+from ..statistics import (
     Interval,
     PairedDifference,
     SeedSpread,
@@ -56,8 +56,8 @@ class Row:
         normalization: the statistics that its normalization layers used.
         score: mean and 95 % interval over the test episodes, from three seeds on over seeds and episodes.
         spread: how far the training seeds lie apart.
-        difference: paired with the baseline over episodes, ``None`` for the baseline itself; from three common seeds
-            on over those seeds and episodes.
+        difference: paired with the baseline over episodes, of the seeds that both have (of all, where they have none in
+            common), ``None`` for the baseline itself; from three common seeds on over those seeds and episodes.
         difference_over_seeds: whether ``difference`` is over seeds and episodes.
         p_corrected: Holm's correction of ``difference.p_value`` over the rows of the table.
         seed_difference: paired with the baseline over the seeds that both have, ``None`` below two.
@@ -229,7 +229,7 @@ def _difference(group: Sequence[Record], baseline: Sequence[Record]) -> tuple[Pa
     ours, theirs = _common(group, baseline)
     if len(ours) >= SEEDS_FOR_INTERVAL:
         return hierarchical_bootstrap(ours, theirs), True
-    return paired_difference(_scores(group), _scores(baseline)), False
+    return paired_difference(*((ours, theirs) if ours else (_scores(group), _scores(baseline)))), False
 
 
 def _over_common_seeds(group: Sequence[Record], baseline: Sequence[Record]) -> Interval | None:

@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from ..errors import InputError
 from ..experiment.config import Experiment
-from .statistics import Interval
+from ..statistics import Interval
 from .summary import SEEDS_FOR_INTERVAL, Row, Summary
 
 __all__ = ["describe", "notes", "print_summary", "to_csv", "to_latex", "to_markdown"]

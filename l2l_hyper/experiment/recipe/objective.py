@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -68,42 +69,38 @@ class Objective:
 
     def backward(self, iteration: int) -> tuple[Tensor, Tensor]:
         """Add T times the gradient of an iteration's loss to the parameters; T times the loss, the sum of scores."""
-        e = self.run.experiment
-        if not e.class_batch:
-            return self._of_episodes(self.episodes(iteration))
-        x, labels = self._class_batch(iteration)
-        with self.autocast:
-            loss, seen = class_pass(self.method, x, labels, e.label_smoothing)
-        loss = e.class_weight * e.meta_batch * loss
-        shared = seen.statistics if e.normalization == "running" else {}
+        class_loss, shared = self._class_loss(iteration) if self.run.experiment.class_batch else (None, {})
         # Leaves of their own, so that episodes may go in parts: each part adds its gradient.
         leaves = {name: (_leaf(mean), _leaf(var)) for name, (mean, var) in shared.items()}
-        with normalized_by(self.method, leaves):
-            of_episodes, score = self._of_episodes(self.episodes(iteration))
+        loss = score = torch.zeros((), device=self.device)
+        with normalized_by(self.method, leaves) if leaves else nullcontext():
+            for part in self.episodes(iteration).split(self.at_once):
+                with self.autocast:
+                    adapted = self.method.adapt(part.support_set)
+                    outputs = self.method.predict(adapted, part.query)
+                    losses = self.method.loss(adapted, outputs, part)
+                    scores = self.metric.of(outputs.detach(), part.query_labels)
+                losses.sum().backward()
+                loss, score = loss + losses.detach().sum(), score + scores.sum()
+        if class_loss is None:
+            return loss, score
         pairs = zip(_flat(shared), _flat(leaves), strict=True)
         through = [(own, leaf.grad[None]) for own, leaf in pairs if leaf.grad is not None]
-        torch.autograd.backward([loss, *(own for own, _ in through)], [None, *(gradient for _, gradient in through)])
-        return of_episodes + loss.detach(), score
+        torch.autograd.backward(
+            [class_loss, *(own for own, _ in through)], [None, *(gradient for _, gradient in through)]
+        )
+        return loss + class_loss.detach(), score
 
-    def _of_episodes(self, episodes: Episodes) -> tuple[Tensor, Tensor]:
-        total_loss = total_score = torch.zeros((), device=self.device)
-        for part in episodes.split(self.at_once):
-            with self.autocast:
-                adapted = self.method.adapt(part.support_set)
-                outputs = self.method.predict(adapted, part.query)
-                losses = self.method.loss(adapted, outputs, part)
-                scores = self.metric.of(outputs.detach(), part.query_labels)
-            losses.sum().backward()
-            total_loss = total_loss + losses.detach().sum()
-            total_score = total_score + scores.sum()
-        return total_loss, total_score
-
-    def _class_batch(self, iteration: int) -> tuple[Tensor, Tensor]:
+    def _class_loss(self, iteration: int) -> tuple[Tensor, Mapping[str, tuple[Tensor, Tensor]]]:
+        """T times the weighted loss of the class batch, and the statistics by which it normalizes the episodes."""
         e = self.run.experiment
         indices = range(iteration * e.class_batch, (iteration + 1) * e.class_batch)
         x, labels = self.taskset.classified(indices, seed=self.run.seed)  # type: ignore[attr-defined]
         x, labels = x.to(self.device), labels.to(self.device)
-        return (x if e.augmentation == "none" else augmented_images(x, indices, "class", self.run.seed)), labels
+        x = x if e.augmentation == "none" else augmented_images(x, indices, "class", self.run.seed)
+        with self.autocast:
+            loss, seen = class_pass(self.method, x, labels, e.label_smoothing)
+        return e.class_weight * e.meta_batch * loss, seen.statistics if e.normalization == "running" else {}
 
 
 def _leaf(statistic: Tensor) -> Tensor:
