@@ -1,4 +1,4 @@
-"""``adapt(loss)`` gives the weights that ``adapt(support=...)`` gives, or an error: over drawn losses, models and tasks."""
+"""``adapt(loss)`` gives the weights of ``adapt(support=...)`` or an error, over drawn losses, models and tasks."""
 
 from __future__ import annotations
 

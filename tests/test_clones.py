@@ -168,7 +168,11 @@ def test_the_meta_learners_own_gradients_are_zeroed(make: Make) -> None:
     assert all(p.grad is None for p in hyper.parameters())
 
 
-@pytest.mark.parametrize("make", [hyper_sgd, adapter("gradient", generate="*", residual=False)])
+@pytest.mark.parametrize(
+    "make",
+    [hyper_sgd, lambda: HyperAdapter(network(), 0.3, base_learner="gradient", generate="*", residual=False)],
+    ids=["HyperSGD", "gradient"],
+)
 def test_a_clone_that_is_changed_in_place_goes_on_from_there(make: Make) -> None:
     """As under MAML, in value and gradient."""
     (x, q), found = samples(), []

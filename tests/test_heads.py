@@ -282,12 +282,14 @@ def test_methods_refuse_a_tied_head_too(name: str) -> None:
 
 COMPUTED: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
     "weight_norm": (parametrizations.weight_norm, r"parametrize.remove_parametrizations\(model.2, 'weight'\)"),
+    "old weight_norm": (nn.utils.weight_norm, r"remove_weight_norm\(model.2\)"),
     "spectral_norm": (parametrizations.spectral_norm, r"parametrize.remove_parametrizations\(model.2, 'weight'\)"),
     "old spectral_norm": (nn.utils.spectral_norm, r"remove_spectral_norm\(model.2\)"),
     "pruning": (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), r"prune.remove\(model.2, 'weight'\)"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
 @pytest.mark.parametrize("kind", COMPUTED)
 @pytest.mark.parametrize("base_learner", LEARNERS)
 def test_a_head_whose_weight_is_computed_is_refused_with_the_way_that_works(base_learner: str, kind: str) -> None:
@@ -329,14 +331,13 @@ def test_a_network_of_half_precision_is_adapted_in_float32(
     else:
         learner.adapt(support=(x, Y))
     outputs = learner(q)
-    assert outputs.dtype == dtype and (outputs.argmax(-1) == Y).float().mean() > 0.8
+    assert outputs.dtype == dtype
+    assert base_learner == "gradient" or (outputs.argmax(-1) == Y).float().mean() > 0.8
     F.cross_entropy(outputs, Y).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.dtype == p.dtype for p in hyper.parameters())
-    exact = same(base_learner, Network)().clone()
+    exact = same(base_learner, Network, generate=["trunk.*"])().clone()
     exact.adapt(support=(samples()[0], Y))
-    torch.testing.assert_close(
-        outputs.float(), exact(samples()[1]), rtol=0.05, atol=0.3 if base_learner != "gradient" else 1
-    )
+    torch.testing.assert_close(outputs.float(), exact(samples()[1]), rtol=0.05, atol=0.3)
 
 
 @pytest.mark.parametrize("name", ["hyper-adapter", "protonet", "maml", "anil"])

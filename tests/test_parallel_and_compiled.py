@@ -1,4 +1,4 @@
-"""Networks that are wrapped, compiled or scripted: the learner says what to pass instead; learners compile, clones export."""
+"""Wrapped, compiled and scripted networks are refused with what to pass instead; learners compile, clones export."""
 
 from __future__ import annotations
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,74 +27,14 @@ from ..functional import (
     update_running,
 )
 from .head import Head, find_head, record_head, recording, tied_to
+from .in_turn import InstanceAverages, reads_in_turn
+from .passes import Adapted, Inputs, Pass, stacked
 
 __all__ = ["Adapted", "Head", "Inputs", "Pass", "TaskwiseNetwork", "class_means", "linear_map"]
 
 # What is known of a network once it has run.
 _ORIGIN = "its outputs come from its last layer"
 _IN_TURN = "its tasks must go one after the other"
-
-
-class Pass(NamedTuple):
-    """What the support sets or queries of T tasks show on their way through the network.
-
-    Attributes:
-        outputs: of the network, ``(T, N, *)``; where it returns several tensors, the one that is made of the logits.
-        logits: of its last linear layer, ``(T, N, C)``; what follows it without parameters makes the outputs.
-        features: what the last linear layer reads, ``(T, N, D)``; of tokens ``(T, N, L, D)``, each is a row of its own
-            here and in the logits, ``(T, N·L, D)``.
-        statistics: of the normalization layers, ``(T, channels)`` each.
-        layers: outputs ``(T, N, *)`` of the inner layers that were asked for, by name.
-        returned: what the network itself returned for one task that was run alone.
-    """
-
-    outputs: Tensor
-    logits: Tensor
-    features: Tensor
-    statistics: Statistics
-    layers: dict[str, Tensor]
-    returned: Any = None
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """What adaptation gives T tasks.
-
-    Attributes:
-        weights: the task's own weights by name, each with a leading task dimension.
-        statistics: mean and variance ``(T, channels)`` of the support set by name of the normalization layer.
-        penalty: what the loss of each task gains, ``(T,)``.
-        steps: how often the tasks were adapted.
-        base: those of the weights to which something generated was added, without it.
-    """
-
-    weights: dict[str, Tensor]
-    statistics: Statistics = field(default_factory=dict)
-    penalty: Tensor | float = 0.0
-    steps: int = 1
-    base: dict[str, Tensor] = field(default_factory=dict)
-
-    def converted(self, change: Callable[[Tensor], Tensor]) -> Adapted:
-        """The same with every tensor changed."""
-        statistics = {name: (change(mean), change(var)) for name, (mean, var) in self.statistics.items()}
-        penalty = change(self.penalty) if isinstance(self.penalty, Tensor) else self.penalty
-        weights, base = ({name: change(w) for name, w in of.items()} for of in (self.weights, self.base))
-        return Adapted(weights, statistics, penalty, self.steps, base)
-
-    def detached(self) -> Adapted:
-        """The same values without a graph."""
-        return self.converted(Tensor.detach)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The arguments of one task's pass, for a network that takes more than a tensor."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def __len__(self) -> int:
-        return 1
 
 
 class TaskwiseNetwork(nn.Module):
@@ -266,7 +205,7 @@ class TaskwiseNetwork(nn.Module):
 
     def _goes_in_turn(self) -> bool:
         """Whether the tasks must go through the network one after the other, which is said once."""
-        name = next((name for name, layer in self.module.named_modules() if _not_at_once(layer)), None)
+        name = reads_in_turn(self.module)
         if name is not None:
             self._warn_in_turn(f"{type(self.module.get_submodule(name)).__name__} {name!r} cannot read several at once")
         return _IN_TURN in self._known
@@ -311,19 +250,16 @@ class TaskwiseNetwork(nn.Module):
         track: bool,
     ) -> Pass:
         """One task after the other; running averages of instance normalization move by the mean over the tasks."""
-        averages = [b for layer in self.module.modules() if _keeps_averages(layer) for b in layer.buffers()]
-        before, after = [b.clone() for b in averages], []
-        passes = []
+        averages, passes = InstanceAverages(self.module), []
         for task in range(len(x)):
             given = statistics and {name: (mean[task], var[task]) for name, (mean, var) in statistics.items()}
             one = x if isinstance(x, Inputs) else Inputs((x[task],), {})
             own = {name: w[task] for name, w in weights.items()}
             passes.append(self.run_one(*one.args, weights=own, statistics=given, layers=layers, **one.kwargs))
-            after.append([b.clone() for b in averages])
-            _restore(averages, before)
-        if track and averages:
-            _restore(averages, [torch.stack(of).to(torch.double).mean(0) for of in zip(*after, strict=True)])
-        return passes[0] if len(passes) == 1 else _stacked(passes)
+            averages.end_task()
+        if track:
+            averages.move()
+        return passes[0] if len(passes) == 1 else stacked(passes)
 
     def _run(
         self,
@@ -381,30 +317,3 @@ def class_means(features: Tensor, one_hot: Tensor) -> tuple[Tensor, Tensor]:
     """
     counts = one_hot.sum(-2).unsqueeze(-1)
     return one_hot.transpose(-1, -2) @ features / counts, counts
-
-
-def _not_at_once(layer: nn.Module) -> bool:
-    """Whether ``vmap`` has no rule, or only a slow one, for a layer."""
-    return isinstance(layer, (nn.RNNBase, nn.RNNCellBase)) or (_keeps_averages(layer) and layer.training)
-
-
-def _keeps_averages(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.modules.instancenorm._InstanceNorm) and layer.running_mean is not None
-
-
-@torch.no_grad()
-def _restore(averages: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    for average, value in zip(averages, values, strict=True):
-        average.copy_(value)
-
-
-def _stacked(passes: Sequence[Pass]) -> Pass:
-    """Passes of one task each as one pass of all."""
-    outputs, logits, features = (torch.cat(parts) for parts in list(zip(*passes, strict=True))[:3])
-    first = passes[0]
-    statistics = {
-        name: (torch.cat([p.statistics[name][0] for p in passes]), torch.cat([p.statistics[name][1] for p in passes]))
-        for name in first.statistics
-    }
-    layers = {name: torch.cat([p.layers[name] for p in passes]) for name in first.layers}
-    return Pass(outputs, logits, features, statistics, layers)

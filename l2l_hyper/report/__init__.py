@@ -27,7 +27,7 @@ __all__ = [
     "write_report",
 ]
 
-# The statistics serve training too, which is not to wait for matplotlib.
+# Each comes when it is asked for: tables need no matplotlib.
 _MODULES = {
     "plots": ("accuracy_figure", "learning_curves_figure"),
     "summary": ("Row", "Summary", "summarize"),

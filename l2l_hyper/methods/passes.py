@@ -1,0 +1,88 @@
+"""What goes into a network for some tasks, what it shows of them, and what adaptation gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..functional import Statistics
+
+__all__ = ["Adapted", "Inputs", "Pass", "stacked"]
+
+
+class Pass(NamedTuple):
+    """What the support sets or queries of T tasks show on their way through the network.
+
+    Attributes:
+        outputs: of the network, ``(T, N, *)``; where it returns several tensors, the one that is made of the logits.
+        logits: of its last linear layer, ``(T, N, C)``; what follows it without parameters makes the outputs.
+        features: what the last linear layer reads, ``(T, N, D)``; of tokens ``(T, N, L, D)``, each is a row of its own
+            here and in the logits, ``(T, N·L, D)``.
+        statistics: of the normalization layers, ``(T, channels)`` each.
+        layers: outputs ``(T, N, *)`` of the inner layers that were asked for, by name.
+        returned: what the network itself returned for one task that was run alone.
+    """
+
+    outputs: Tensor
+    logits: Tensor
+    features: Tensor
+    statistics: Statistics
+    layers: dict[str, Tensor]
+    returned: Any = None
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What adaptation gives T tasks.
+
+    Attributes:
+        weights: the task's own weights by name, each with a leading task dimension.
+        statistics: mean and variance ``(T, channels)`` of the support set by name of the normalization layer.
+        penalty: what the loss of each task gains, ``(T,)``.
+        steps: how often the tasks were adapted.
+        base: those of the weights to which something generated was added, without it.
+    """
+
+    weights: dict[str, Tensor]
+    statistics: Statistics = field(default_factory=dict)
+    penalty: Tensor | float = 0.0
+    steps: int = 1
+    base: dict[str, Tensor] = field(default_factory=dict)
+
+    def converted(self, change: Callable[[Tensor], Tensor]) -> Adapted:
+        """The same with every tensor changed."""
+        statistics = {name: (change(mean), change(var)) for name, (mean, var) in self.statistics.items()}
+        penalty = change(self.penalty) if isinstance(self.penalty, Tensor) else self.penalty
+        weights, base = ({name: change(w) for name, w in of.items()} for of in (self.weights, self.base))
+        return Adapted(weights, statistics, penalty, self.steps, base)
+
+    def detached(self) -> Adapted:
+        """The same values without a graph."""
+        return self.converted(Tensor.detach)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The arguments of one task's pass, for a network that takes more than a tensor."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __len__(self) -> int:
+        return 1
+
+
+def stacked(passes: Sequence[Pass]) -> Pass:
+    """Passes of one task each as one pass of all."""
+    outputs, logits, features = (torch.cat(parts) for parts in list(zip(*passes, strict=True))[:3])
+    first = passes[0]
+    statistics = {
+        name: (torch.cat([p.statistics[name][0] for p in passes]), torch.cat([p.statistics[name][1] for p in passes]))
+        for name in first.statistics
+    }
+    layers = {name: torch.cat([p.layers[name] for p in passes]) for name in first.layers}
+    return Pass(outputs, logits, features, statistics, layers)
