@@ -124,7 +124,8 @@ class HeadPass:
         if alone and len(origins) > 1:
             raise InputError(
                 f"expected outputs that are made of those of one nn.Linear, got a mixture of {_quoted(origins)}; "
-                "try base_learner='gradient', or l2l_hyper.HyperSGD, which takes any module"
+                "name the last layer with head=, or try base_learner='gradient', or l2l_hyper.HyperSGD, which takes "
+                "any module"
             )
         return True
 
