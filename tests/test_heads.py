@@ -134,7 +134,9 @@ def test_a_sum_of_two_linear_layers_is_no_closed_form() -> None:
             h = self.trunk(x)
             return self.head(h) + self.last(h)
 
-    with pytest.raises(InputError, match="a mixture of 'head', 'last'; try base_learner='gradient'"):
+    with pytest.raises(
+        InputError, match="a mixture of 'head', 'last'; name the last layer with head=, or try base_learner='gradient'"
+    ):
         adapted(same("gaussian", Summed), "support")
     adapted(same("gradient", Summed), "support")
 
