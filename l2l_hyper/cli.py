@@ -32,6 +32,8 @@ _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends as one line on stderr and exit code 2."""
+    if "" not in sys.path:  # so that package.module:object finds modules of the present folder, as with python -m
+        sys.path.append("")
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="l2l-hyper", standalone_mode=False)
     except InputError as error:

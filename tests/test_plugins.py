@@ -200,3 +200,14 @@ def test_bad_calls_are_refused(own, change, message):
     with pytest.raises(InputError) as error:
         l2l_hyper.compare(**arguments)
     assert message in str(error.value)
+
+
+def test_the_command_line_finds_modules_of_the_present_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "module_of_the_present_folder.py").write_text("def tasks():\n    return []\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", ".")])
+    with pytest.raises(SystemExit):
+        cli.main(["compare", "--tasksets", "module_of_the_present_folder:tasks", "--out", str(tmp_path / "runs")])
+    assert "three" in capsys.readouterr().err
