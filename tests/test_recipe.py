@@ -21,7 +21,6 @@ from l2l_hyper.experiment.recipe.classification import (
     WholeClassifier,
     attach_classifier,
     class_pass,
-    normalized_by,
     with_rotation_classes,
 )
 from l2l_hyper.experiment.recipe.optimizer import (
@@ -31,6 +30,7 @@ from l2l_hyper.experiment.recipe.optimizer import (
     set_learning_rate,
 )
 from l2l_hyper.experiment.recipe.pretrained import read_pretrained
+from l2l_hyper.functional import normalized_by
 from l2l_hyper.methods import METHODS, Method
 
 
@@ -232,7 +232,10 @@ def test_episodes_are_normalized_by_the_class_batch_as_its_running_average_would
     x, labels = taskset.classified(range(32))
     episodes = taskset.batch(range(2), shots=1, queries=2)
     _, seen = class_pass(built, x, labels, 0.0)
-    with torch.no_grad(), normalized_by(built, {n: (m[0], v[0]) for n, (m, v) in seen.statistics.items()}):
+    with (
+        torch.no_grad(),
+        normalized_by(built.network.module, {n: (m[0], v[0]) for n, (m, v) in seen.statistics.items()}),
+    ):
         trained = built.predict(built.adapt(episodes.support_set), episodes.query)
     for name, norm in norms.items():
         norm.running_mean.copy_(seen.statistics[name][0][0].detach())

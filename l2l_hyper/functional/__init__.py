@@ -8,6 +8,7 @@ from .norm import (
     convert_norm,
     held_statistics,
     hold_statistics,
+    normalized_by,
     statistics_of,
     update_running,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "full_precision",
     "held_statistics",
     "hold_statistics",
+    "normalized_by",
     "in_float32",
     "install",
     "share_copy",

@@ -21,6 +21,7 @@ __all__ = [
     "convert_norm",
     "held_statistics",
     "hold_statistics",
+    "normalized_by",
     "statistics_of",
     "update_running",
 ]
@@ -42,6 +43,7 @@ class _Pass:
 
 
 _PASS: ContextVar[_Pass | None] = ContextVar("l2l_hyper_normalization", default=None)
+_SHARED: ContextVar[Mapping[int, tuple[Tensor, Tensor]]] = ContextVar("l2l_hyper_shared_statistics")
 
 
 class EpisodicBatchNorm(nn.Module):
@@ -107,6 +109,8 @@ class EpisodicBatchNorm(nn.Module):
         given = None
         if self.mode == "running" and not self.training:
             given = self.running_mean, self.running_var
+        elif self.mode == "running":
+            given = _SHARED.get({}).get(id(self))
         elif self.mode == "support" and now is not None and name is not None:
             given = now.given.get(name)
         elif self.support_mean is not None and self.support_var is not None:
@@ -214,6 +218,22 @@ def held_statistics(module: nn.Module) -> Statistics:
         for name, m in norms
         if m.support_mean is not None and m.support_var is not None
     }
+
+
+@contextmanager
+def normalized_by(module: nn.Module, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Within the block the ``"running"`` layers of ``module`` normalize by given statistics, also in training.
+
+    Args:
+        module: a module with :class:`EpisodicBatchNorm` layers.
+        statistics: mean and variance ``(C,)`` by name of the layer.
+    """
+    layers = {id(module.get_submodule(name)): values for name, values in statistics.items()}
+    token = _SHARED.set(layers)
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
 
 
 @torch.no_grad()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -14,11 +12,11 @@ from torch.nn import functional as F
 
 from ...data.taskset import TensorTaskset
 from ...errors import InputError
-from ...functional import EpisodicBatchNorm, full_precision
+from ...functional import full_precision
 from ...methods.contract import Method
 from ...methods.taskwise import Pass, TaskwiseNetwork
 
-__all__ = ["WholeClassifier", "attach_classifier", "class_pass", "normalized_by", "with_rotation_classes"]
+__all__ = ["WholeClassifier", "attach_classifier", "class_pass", "with_rotation_classes"]
 
 
 class WholeClassifier(nn.Module):
@@ -97,29 +95,6 @@ def class_pass(method: Method, x: Tensor, labels: Tensor, label_smoothing: float
         hook.remove()
     logits = method.whole_classifier(given[0])  # type: ignore[operator]
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing), seen
-
-
-@contextmanager
-def normalized_by(method: Method, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Within the block the "running" layers of the method's network normalize by given statistics, while training.
-
-    With those of a batch of single samples, an episode is normalized in training as the running averages of such
-    batches normalize it afterwards, and not by the few samples of its own support set.
-
-    Args:
-        method: with a network.
-        statistics: mean and variance ``(C,)`` by name of the layer.
-    """
-    network: nn.Module = method.network.module  # type: ignore[union-attr, assignment]
-    layers = [(network.get_submodule(name), values) for name, values in statistics.items()]
-    running = [(m, v) for m, v in layers if isinstance(m, EpisodicBatchNorm) and m.mode == "running"]
-    try:
-        for layer, (mean, var) in running:
-            layer.support_mean, layer.support_var = mean, var
-        yield
-    finally:
-        for layer, _ in running:
-            layer.support_mean = layer.support_var = None
 
 
 def with_rotation_classes(taskset: Any) -> TensorTaskset:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...data import Episodes, Metric, Taskset
+from ...functional import normalized_by
 from ...methods import Method
 from ..config import Experiment, Run
 from ..distributed import share
 from .augmentation import augmented_episodes, augmented_images
-from .classification import class_pass, normalized_by
+from .classification import class_pass
 
 __all__ = ["Objective", "training_episodes"]
 
@@ -73,7 +75,9 @@ class Objective:
         # Leaves of their own, so that episodes may go in parts: each part adds its gradient.
         leaves = {name: (_leaf(mean), _leaf(var)) for name, (mean, var) in shared.items()}
         loss = score = torch.zeros((), device=self.device)
-        with normalized_by(self.method, leaves) if leaves else nullcontext():
+        # As the running averages of such batches normalize them afterwards, not by few samples of their own.
+        network: Any = getattr(self.method, "network", None)
+        with normalized_by(network.module, leaves) if leaves else nullcontext():
             for part in self.episodes(iteration).split(self.at_once):
                 with self.autocast:
                     adapted = self.method.adapt(part.support_set)
