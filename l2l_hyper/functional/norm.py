@@ -109,8 +109,8 @@ class EpisodicBatchNorm(nn.Module):
         given = None
         if self.mode == "running" and not self.training:
             given = self.running_mean, self.running_var
-        elif self.mode == "running":
-            given = _SHARED.get({}).get(id(self))
+        elif self.mode == "running" and id(self) in _SHARED.get({}):
+            given = _SHARED.get({})[id(self)]
         elif self.mode == "support" and now is not None and name is not None:
             given = now.given.get(name)
         elif self.support_mean is not None and self.support_var is not None:
