@@ -143,7 +143,7 @@ def evaluate(method: nn.Module, tasksets: TasksetsLike = "glyphs", **settings: A
     wrapped.to(parts.device)
     form = {"ways": e.ways, "shots": e.shots, "queries": e.queries}
     first = test.batch([0], **form).to(parts.device)
-    _, scores = evaluate_on(
+    measured = evaluate_on(
         wrapped,
         test,
         range(e.test_episodes),
@@ -152,7 +152,7 @@ def evaluate(method: nn.Module, tasksets: TasksetsLike = "glyphs", **settings: A
         device=parts.device,
         batch_size=min(e.meta_batch, tasks_at_once(wrapped, first, parts.plan.memory_limit)),
     )
-    return np.asarray(scores)
+    return measured.scores.numpy()
 
 
 def _parts(

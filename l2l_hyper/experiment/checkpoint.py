@@ -9,8 +9,14 @@ import torch
 
 from ..errors import InputError
 from ..files import replacing
+from .config import Run
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["checkpoint_path", "load_checkpoint", "save_checkpoint"]
+
+
+def checkpoint_path(folder: Path, run: Run) -> Path:
+    """Where the checkpoint of a run lies in the folder of its comparison."""
+    return folder / "checkpoints" / f"{run.name}.pt"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

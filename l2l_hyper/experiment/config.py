@@ -129,7 +129,7 @@ def renamed_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     def value(name: str, old: Any) -> Any:
         if isinstance(old, list):
             return [value(name, one) for one in old]
-        return _RENAMED_VALUES.get((method, name, old), old)
+        return _RENAMED_VALUES.get((method, name, old), old) if isinstance(old, str) else old
 
     return {name: value(name, old) for name, old in changed.items()}
 

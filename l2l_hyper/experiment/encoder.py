@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..backbones import BACKBONES
 from ..errors import InputError
 from ..methods import TaskwiseNetwork
+from .backbone import backbone_of
 from .checkpoint import load_checkpoint
 from .config import Run
 from .recipe.pretrained import read_pretrained
@@ -33,10 +33,9 @@ def read_encoder(path: str, seed: int, sample_shape: tuple[int, ...]) -> nn.Modu
             f"expected a checkpoint of `l2l-hyper compare` in {pretrained.path}, which says what its backbone is, got "
             "a file without it; train the encoder with compare"
         )
-    e = Run.from_dict(saved["run"]).experiment
-    entry = BACKBONES[e.backbone]
-    options = {"channels": e.channels, **e.backbone_options} if "channels" in entry.options else e.backbone_options
-    model = entry.build(e.ways, sample_shape, options)
+    run = Run.from_dict(saved["run"])
+    entry, options = backbone_of(run.experiment, run.options)
+    model = entry.build(run.experiment.ways, sample_shape, options)
     pretrained.load_backbone(model)
     network = TaskwiseNetwork(model)
     centre = pretrained.backbone.get(f"{network.head_name}.centre")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +13,33 @@ from torch import Tensor
 from ..data import Episodes, Metric, Taskset
 from ..methods.contract import Method
 
-__all__ = ["adaptation_milliseconds", "evaluate_on"]
+__all__ = ["Measured", "adaptation_milliseconds", "evaluate_on"]
+
+_BINS = 15
+
+
+class Measured(NamedTuple):
+    """What a method reaches on some episodes.
+
+    Attributes:
+        losses: of each episode, without the method's penalty.
+        scores: of each episode.
+        bins: for 15 equal intervals of confidence, which is the largest probability of a query, the number of queries
+            in it, the sum of their confidences and the number of right answers, ``(15, 3)``; zeros in regression.
+    """
+
+    losses: Tensor
+    scores: Tensor
+    bins: Tensor
+
+    @property
+    def calibration_error(self) -> float | None:
+        r"""Expected calibration error, :math:`\sum_b \frac{n_b}{n} \lvert a_b - p_b \rvert` of accuracy and confidence.
+
+        See Guo et al. 2017, "On Calibration of Modern Neural Networks", https://arxiv.org/abs/1706.04599.
+        """
+        queries, confidence, right = self.bins.unbind(1)
+        return float((right - confidence).abs().sum() / queries.sum()) if queries.any() else None
 
 
 @torch.no_grad()
@@ -26,8 +53,8 @@ def evaluate_on(
     device: torch.device,
     batch_size: int,
     control: str | None = None,
-) -> tuple[list[float], list[float]]:
-    """Loss (without the method's penalty) and score of each episode, in evaluation mode.
+) -> Measured:
+    """Loss and score of each episode and the calibration of all, in evaluation mode.
 
     Args:
         method: what to test.
@@ -41,18 +68,28 @@ def evaluate_on(
     """
     was_training = method.training
     method.eval()
-    losses: list[float] = []
-    scores: list[float] = []
+    losses, scores = [torch.zeros(0, device=device)], [torch.zeros(0, device=device)]
+    bins = torch.zeros(_BINS, 3, dtype=torch.float64, device=device)
     for first in range(0, len(indices), batch_size):
         part = taskset.batch(indices[first : first + batch_size], **form).to(device)
         adapted = method.adapt(part.support_set)
         if control is not None:
             adapted = method.controlled(adapted, control)
         outputs = method.predict(adapted, part.query)
-        losses += part.loss(outputs, part.query_labels).tolist()
-        scores += metric.of(outputs, part.query_labels).tolist()
+        losses.append(part.loss(outputs, part.query_labels))
+        scores.append(metric.of(outputs, part.query_labels))
+        if part.ways is not None:
+            bins += _binned(outputs, part.query_labels)
     method.train(was_training)
-    return losses, scores
+    return Measured(torch.cat(losses).double().cpu(), torch.cat(scores).double().cpu(), bins.cpu())
+
+
+def _binned(outputs: Tensor, labels: Tensor) -> Tensor:
+    """What logits ``(T, Q, C)`` add to the bins of :class:`Measured`."""
+    confidence, predicted = outputs.double().softmax(-1).flatten(0, 1).max(-1)
+    values = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels.flatten()).double()], 1)
+    bins = (confidence * _BINS).long().clamp_max(_BINS - 1)
+    return values.new_zeros(_BINS, 3).index_add_(0, bins, values)
 
 
 @torch.no_grad()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from ..backbones import BACKBONES, BackboneEntry
 from ..data import METRICS, TASKSETS, BenchmarkTasksets, Episodes, Metric, manifest
 from ..errors import InputError
 from ..methods import METHODS, Method, MethodEntry
-from ..registry import unknown_name
-from .config import Experiment, Run
+from .backbone import backbone_of
+from .checkpoint import checkpoint_path
+from .config import Run
 from .distributed import first_then_others
 from .encoder import read_encoder
 from .plan import Plan
@@ -68,7 +69,8 @@ class Parts:
             METHODS[plan.baseline]
         self.options = {name: self._options(entry) for name, entry in self.methods.items()}
         self.grids = {name: self._grid(name, table) for name, table in plan.grids.items()}
-        self._backbone_options()
+        for options in ({}, *self.options.values()):
+            backbone_of(e, options, self.backbone)
 
     @functools.cached_property
     def tasksets(self) -> BenchmarkTasksets:
@@ -103,17 +105,26 @@ class Parts:
             for shots in e.test_shots or (e.shots,)
         }
 
-    def model(self, seed: int, episode: Episodes) -> nn.Module:
-        """The backbone for such episodes, with the initial weights of a seed."""
-        torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - learn2learn draws some initial weights with scipy, from numpy's global state
+    def model(self, run: Run, episode: Episodes) -> nn.Module:
+        """The backbone of a run for such episodes, with the initial weights of its seed."""
+        torch.manual_seed(run.seed)
+        np.random.seed(run.seed)  # noqa: NPY002 - learn2learn draws some initial weights with scipy, from numpy's global state
         values = episode.query_labels.shape[2:].numel()
         outputs = self.plan.experiment.ways if episode.ways is not None else values
-        return self.backbone.build(outputs, tuple(episode.support.shape[2:]), self._backbone_options())
+        backbone, options = backbone_of(run.experiment, run.options, self.backbone)
+        return backbone.build(outputs, tuple(episode.support.shape[2:]), options)
 
-    def method(self, run: Run, model: nn.Module) -> Method:
-        """The method of a run around its backbone, on the device."""
+    def method(self, run: Run, model: nn.Module, folder: Path | None = None) -> Method:
+        """The method of a run around its backbone, on the device.
+
+        Args:
+            run: which.
+            model: its backbone.
+            folder: of the comparison, where the checkpoint of another row lies that is named as the encoder.
+        """
         entry, path = self.methods[run.method], str(run.options.get("encoder", ""))
+        if path in self.plan.methods:
+            path = self._checkpoint_of(path, run, folder)
         shape = tuple(self.tasksets.train.batch([0], shots=1, queries=1).support.shape[2:])
         encoder = read_encoder(path, run.seed, shape) if path else None
         method = entry.build(model, run.options, run.experiment.normalization, encoder).to(self.device)
@@ -121,17 +132,15 @@ class Parts:
             method.to(memory_format=torch.channels_last)  # convolutions are two to three times faster
         return method
 
-    def _backbone_options(self) -> dict[str, Any]:
-        e, known = self.plan.experiment, self.backbone.options
-        options = {"channels": e.channels, **e.backbone_options} if "channels" in known else dict(e.backbone_options)
-        if "channels" not in known and e.channels != Experiment().channels:
-            raise InputError(f"backbone {e.backbone!r} has no option channels: leave --channels out")
-        for name, value in options.items():
-            try:
-                inspect.signature(self.backbone.make).bind(e.ways, (), **{name: value})
-            except TypeError:
-                raise unknown_name(f"option of backbone {e.backbone}", name, known) from None
-        return options
+    def _checkpoint_of(self, row: str, run: Run, folder: Path | None) -> str:
+        """The checkpoint of another row of the comparison, which was trained before."""
+        methods = self.plan.methods
+        if folder is None or methods.index(row) >= methods.index(run.method):
+            raise InputError(
+                f"{run.method} has {row} as its encoder, which must be trained before and kept: name it earlier among "
+                "the methods, and give an output folder"
+            )
+        return str(checkpoint_path(folder, replace(run, method=row)))
 
     def _options(self, entry: MethodEntry) -> dict[str, Any]:
         given = self.plan.options.get(entry.name, {})

@@ -86,6 +86,7 @@ class ScoresAtShots:
     shots: Annotated[int, Ge(1)]
     scores: list[float]
     losses: list[float | None]
+    calibration_error: float | None = None
     manifest: dict[str, Any]
 
 
@@ -124,6 +125,9 @@ class Result:
         peak_memory_mb: peak memory of training in MiB; ``None`` where the machine could not tell.
         parameters: numbers of parameters: "meta" (all that meta-training learns), "backbone", "generated" (the task's
             own).
+        calibration_error: expected calibration error of all test queries, see
+            :class:`~l2l_hyper.experiment.evaluation.Calibration`; ``None`` in regression.
+        multiply_adds_per_query: what a query costs once its task is adapted to; ``None`` where it was not counted.
         manifest: what the episodes are; two results compare only if its "hash" is equal.
         normalization: the statistics that normalization layers used.
         processes: number of processes that shared the run.
@@ -145,6 +149,8 @@ class Result:
     adaptation_ms: float | None
     peak_memory_mb: float | None
     parameters: dict[str, int]
+    multiply_adds_per_query: int | None = None
+    calibration_error: float | None = None
     manifest: dict[str, Any]
     normalization: str
     processes: int = 1
@@ -192,7 +198,8 @@ class Record:
         for other in self.result.other_shots:
             if other.shots == shots:
                 experiment = replace(self.run.experiment, shots=shots)
-                result = replace(self.result, scores=other.scores, losses=other.losses, manifest=other.manifest)
+                measured = {f.name: getattr(other, f.name) for f in fields(other) if f.name != "shots"}
+                result = replace(self.result, **measured)
                 return replace(self, run=replace(self.run, experiment=experiment), result=result)
         tested = [self.run.experiment.shots, *(other.shots for other in self.result.other_shots)]
         raise InputError(

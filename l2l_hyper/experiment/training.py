@@ -17,10 +17,10 @@ from ..data import Metric, Taskset
 from ..errors import InputError
 from ..methods import Method
 from ..statistics import episode_interval
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from .config import Run
 from .distributed import from_first, is_first, seed_each, share, sum_over_processes, world_size
-from .evaluation import adaptation_milliseconds, evaluate_on
+from .evaluation import Measured, adaptation_milliseconds, evaluate_on
 from .memory import peak_memory_mb, reset_peak_memory, tasks_at_once
 from .parts import Parts
 from .recipe.classification import attach_classifier, with_rotation_classes
@@ -28,7 +28,7 @@ from .recipe.objective import Objective, training_episodes
 from .recipe.optimizer import backbone_parameters, learning_rate_factor, make_optimizer, set_learning_rate
 from .recipe.pretrained import read_pretrained
 from .records import ControlScores, MetricInfo, Point, Result, ScoresAtShots
-from .trial import count_generated, require_contract
+from .trial import count_generated, multiply_adds_per_query, require_contract
 
 __all__ = ["Progress", "Step", "train_and_test"]
 
@@ -112,16 +112,16 @@ class _Training:
         e = run.experiment
         self.run, self.parts, self.device = run, parts, parts.device
         self.on_gpu = self.device.type != "cpu"
-        self.checkpoint = None if folder is None else folder / "checkpoints" / f"{run.name}.pt"
+        self.checkpoint = None if folder is None else checkpoint_path(folder, run)
         train = with_rotation_classes(parts.tasksets.train) if e.rotation_classes else parts.tasksets.train
         largest = {**training_episodes(e), "shots": max(e.train_shots or (e.shots,))}
         first = train.batch([0], **largest).to(self.device)
         self.last = parts.tasksets.test.batch([0], **self._tested(e.shots)).to(self.device)
-        self.model = parts.model(run.seed, first)
+        self.model = parts.model(run, first)
         self.pretrained = None if e.pretrained is None else read_pretrained(e.pretrained, run.seed)
         if self.pretrained is not None:
             self.pretrained.load_backbone(self.model)
-        self.method = method = parts.method(run, self.model)
+        self.method = method = parts.method(run, self.model, folder)
         if e.class_batch:
             attach_classifier(method, train, e.classifier)
         if self.pretrained is not None:
@@ -182,14 +182,15 @@ class _Training:
         e, state = self.run.experiment, self.state
         self._read()
         selected = self.method if self.averaged is None else cast(Method, self.averaged.module)
-        losses, scores = self._evaluate(selected, self.parts.tasksets.validation, e.validation_episodes, e.shots)
+        measured = self._evaluate(selected, self.parts.tasksets.validation, e.validation_episodes, e.shots)
+        scores = measured.scores.tolist()
         interval = episode_interval(scores)
         now = {"iteration": state.iteration, "seconds": state.seconds}
         loss, score = (sum(values) / len(values) for values in zip(*self.window, strict=True))
         self.window = []
         state.training.append({**now, "loss": loss, "score": score})
         half_width = interval.half_width if len(scores) > 1 else None
-        mean_loss = sum(losses) / len(losses)
+        mean_loss = float(measured.losses.mean())
         state.validation.append({**now, "loss": mean_loss, "score": interval.mean, "half_width": half_width})
         if state.best is None or self._better(interval.mean, state.best["score"]):
             weights = {name: value.detach().clone() for name, value in selected.state_dict().items()}
@@ -208,16 +209,18 @@ class _Training:
         with self.autocast:
             adaptation_ms = from_first(lambda: adaptation_milliseconds(method, self.last))
             generated = count_generated(method, self.last)
+            multiply_adds = multiply_adds_per_query(method, self.last)
         measured = {shots: self._evaluate(method, tested, e.test_episodes, shots) for shots in shots_tested}
-        if not all(math.isfinite(score) for _, scores in measured.values() for score in scores):
+        if not all(of.scores.isfinite().all() for of in measured.values()):
             raise InputError(f"{expected} on every test episode, got others")
         few = min(e.test_episodes, _CONTROL_EPISODES)
         manifests = self.parts.manifests
-        losses, scores = measured.pop(e.shots, ([], []))
+        own = measured.pop(e.shots, None)
         return Result(
             metric=_info(self.metric),
-            scores=scores,
-            losses=list(losses),
+            scores=[] if own is None else own.scores.tolist(),
+            losses=[] if own is None else own.losses.tolist(),
+            calibration_error=None if own is None else own.calibration_error,
             validation=[Point(**point) for point in state.validation],
             training=[Point(**point) for point in state.training],
             selected_iteration=state.best["iteration"],
@@ -232,16 +235,25 @@ class _Training:
                 "backbone": sum(p.numel() for p in self.model.parameters()),
                 "generated": generated,
             },
+            multiply_adds_per_query=multiply_adds,
             manifest=manifests[e.shots],
             normalization=self.parts.methods[self.run.method].normalization(self.run.options) or e.normalization,
             processes=world_size(),
             other_shots=[
-                ScoresAtShots(shots=shots, scores=scores, losses=list(losses), manifest=manifests[shots])
-                for shots, (losses, scores) in measured.items()
+                ScoresAtShots(
+                    shots=shots,
+                    scores=of.scores.tolist(),
+                    losses=of.losses.tolist(),
+                    calibration_error=of.calibration_error,
+                    manifest=manifests[shots],
+                )
+                for shots, of in measured.items()
             ],
             controls=[
                 ControlScores(
-                    control=control, shots=shots, scores=self._evaluate(method, tested, few, shots, control)[1]
+                    control=control,
+                    shots=shots,
+                    scores=self._evaluate(method, tested, few, shots, control).scores.tolist(),
                 )
                 for control in method.controls
                 for shots in shots_tested
@@ -256,8 +268,8 @@ class _Training:
 
     def _evaluate(
         self, method: Method, taskset: Taskset, episodes: int, shots: int, control: str | None = None
-    ) -> tuple[list[float], list[float]]:
-        """Losses and scores of a method on validation or test episodes, which the processes share."""
+    ) -> Measured:
+        """What a method reaches on validation or test episodes, which the processes share."""
         mine, meta_batch = share(range(episodes)), share(range(self.run.experiment.meta_batch))
         values = torch.zeros(2, episodes, dtype=torch.float64)
         with self.autocast:
@@ -271,10 +283,9 @@ class _Training:
                 batch_size=min(self.objective.at_once, _LARGEST if self.on_gpu else len(meta_batch)),
                 control=control,
             )
-        values[:, mine.start : mine.stop] = torch.tensor(measured, dtype=torch.float64)
-        sum_over_processes([values])
-        losses, scores = values.tolist()
-        return losses, scores
+        values[:, mine.start : mine.stop] = torch.stack([measured.losses, measured.scores])
+        sum_over_processes([values, measured.bins])
+        return Measured(values[0], values[1], measured.bins)
 
     def _read(self) -> None:
         """Take losses and scores into the window; raise ``InputError`` at a loss that is not finite."""

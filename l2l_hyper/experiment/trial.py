@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.episode import Episodes
 from ..errors import InputError
 from ..methods.contract import Method, OneByOne
 
-__all__ = ["count_generated", "require_contract"]
+__all__ = ["count_generated", "multiply_adds_per_query", "require_contract"]
 
 
 def require_contract(method: Method, name: str, episode: Episodes) -> None:
@@ -62,6 +63,18 @@ def count_generated(method: Method, episode: Episodes) -> int:
     """Numbers that adaptation gives a task of its own: its weights, or else every floating-point tensor it returns."""
     adapted = method.adapt(episode.support_set)
     return _numbers([task for task, _ in adapted] if isinstance(method, OneByOne) else adapted) // len(episode)
+
+
+@torch.no_grad()
+def multiply_adds_per_query(method: Method, episode: Episodes) -> int:
+    """Multiply-adds of matrix products and convolutions that a query costs once its task is adapted to."""
+    was_training = method.training
+    method.eval()
+    adapted = method.adapt(episode.support_set)
+    with FlopCounterMode(display=False) as counter:
+        method.predict(adapted, episode.query)
+    method.train(was_training)
+    return counter.get_total_flops() // (2 * episode.query.shape[:2].numel())
 
 
 def _numbers(value: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -22,9 +22,13 @@ class Options:
 
     Attributes:
         lr: learning rate of meta-training.
+        backbone: name of the network of this row, where it is not that of the comparison.
+        backbone_options: options of the backbone of this row, over those of the comparison.
     """
 
     lr: float = 3e-3
+    backbone: str = ""
+    backbone_options: dict[str, Any] = field(default_factory=dict)
 
 
 class Method(nn.Module):

@@ -67,6 +67,8 @@ class Row:
         training_seconds: seconds of training, mean over seeds.
         peak_memory_mb: the largest of all seeds.
         parameters: counts by kind: "meta", "backbone", "generated".
+        multiply_adds_per_query: what a query costs once its task is adapted to.
+        calibration_error: expected calibration error of the queries, mean over seeds.
         published: what others published for this method on this task.
     """
 
@@ -86,6 +88,8 @@ class Row:
     training_seconds: float | None
     peak_memory_mb: float | None
     parameters: dict[str, int]
+    multiply_adds_per_query: int | None
+    calibration_error: float | None
     published: Published | None
 
     @property
@@ -163,6 +167,8 @@ def summarize(records: Sequence[Record], baseline: str | None = None) -> Summary
             training_seconds=_over_seeds(group, "seconds_to_train", np.mean),
             peak_memory_mb=_over_seeds(group, "peak_memory_mb", np.max),
             parameters=dict(group[0].result.parameters),
+            multiply_adds_per_query=group[0].result.multiply_adds_per_query,
+            calibration_error=_over_seeds(group, "calibration_error", np.mean),
             published=published.get(method),
         )
         rows.append(row)

@@ -110,6 +110,12 @@ def notes(summary: Summary) -> list[str]:
         "the cross-entropy, the negative log-likelihood per query. Adapt: median time to adapt to one task. Episodes, "
         "train: training, mean over seeds. MB: peak memory. Params: all that meta-training learns."
     )
+    if any(row.multiply_adds_per_query for row in summary.rows):
+        lines.append(
+            "Mops/query: millions of multiply-adds that a query costs once its task is adapted to, where rows differ."
+        )
+    if any(row.calibration_error is not None for row in summary.rows):
+        lines.append("ECE: expected calibration error of the test queries, 15 bins.")
     sources = dict.fromkeys(row.published.source for row in summary.rows if row.published is not None)
     if sources:
         lines.append(f"Published, by others with other code, backbones and splits: {'; '.join(sources)}.")
@@ -179,6 +185,10 @@ def _columns(summary: Summary) -> list[_Column]:
         columns.append(_Column("over seeds", lambda row: scale.signed(row.seed_difference), group=1))
     if any(row.published is not None for row in summary.rows):
         columns.append(_Column("published %", _published, group=1))
+    if len({row.multiply_adds_per_query for row in summary.rows}) > 1:
+        columns.append(_Column("Mops/query", lambda row: _millions(row.multiply_adds_per_query), group=1))
+    if any(row.calibration_error is not None for row in summary.rows):
+        columns.append(_Column("ECE %", lambda row: _percent(row.calibration_error), group=2))
     return [
         *columns,
         _Column("loss", lambda row: _number(row.loss, ".3f"), group=2),
@@ -248,6 +258,8 @@ def _numbers(summary: Summary, row: Row) -> dict[str, object]:
         "training_episodes": row.training_episodes,
         "training_seconds": row.training_seconds,
         "peak_memory_mb": row.peak_memory_mb,
+        "multiply_adds_per_query": row.multiply_adds_per_query,
+        "calibration_error": row.calibration_error,
         **{f"{kind}_parameters": row.parameters.get(kind) for kind in ("meta", "backbone", "generated")},
         "published": published and published.accuracy,
         "published_half_width": published and published.half_width,
@@ -293,6 +305,14 @@ def _published(row: Row) -> str:
     if row.published.half_width is None:
         return f"{row.published.accuracy:.1f}"
     return f"{row.published.accuracy:.2f} ± {row.published.half_width:.2f}"
+
+
+def _millions(count: int | None) -> str:
+    return _number(None if count is None else count / 1e6, ".3g")
+
+
+def _percent(share: float | None) -> str:
+    return _number(None if share is None else 100 * share, ".1f")
 
 
 def _number(value: float | None, form: str) -> str:
