@@ -52,7 +52,7 @@ _WHERE = {
 }
 _SUBMODULES = (
     *("backbones", "bridge", "data", "experiment", "functional"),
-    *("hypernet", "kernels", "methods", "report", "statistics"),
+    *("hypernet", "kernels", "methods", "report", "statistics", "uses"),
 )
 _DEPRECATED_SUBMODULES = ("lightning", "optim", "tasks")
 

@@ -1,6 +1,21 @@
 """``python -m l2l_hyper`` is ``l2l-hyper``."""
 
-from l2l_hyper.cli import main
+from __future__ import annotations
+
+from .stopping import catch_signals
+from .terminal import open_streams
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line; the signals are caught before all that takes long to load."""
+    catch_signals()
+    open_streams()
+    from .cli import main
+
+    main()
+
 
 if __name__ == "__main__":
     main()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -16,6 +17,9 @@ from rich.console import Console
 from ._version import __version__
 from .errors import InputError
 from .experiment.plan import SETTINGS, Plan, from_flags, make_plan, merged, read_preset
+from .files import expanded
+from .stopping import Stopped, raised
+from .terminal import one_line
 
 if TYPE_CHECKING:
     from .experiment.provenance import Provenance
@@ -31,24 +35,38 @@ _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; bad input ends as one line on stderr and exit code 2."""
+    """Run the command line; what stops it ends as one line on stderr.
+
+    Exit codes: 2 for bad input, 1 where the operating system or another process failed, 128 + n for signal n.
+    """
     if "" not in sys.path:  # so that package.module:object finds modules of the present folder, as with python -m
         sys.path.append("")
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="l2l-hyper", standalone_mode=False)
+        sys.stdout.flush()
     except InputError as error:
         code = _complain(str(error))
     except _UsageError as error:
         command = error.ctx.command_path if error.ctx else "l2l-hyper"
         code = _complain(f"{error.format_message().rstrip('. ')}: try `{command} --help`")
-    except typer.Abort:
-        code = 130
+    except OSError as error:
+        where = error.filename or "the output"
+        code = _complain(f"cannot use {where} ({error.strerror}): make room, or try another place", code=1)
+    except (Stopped, typer.Abort) as stop:  # Abort is what typer makes of a KeyboardInterrupt
+        stopped = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
+        _say(f"\nl2l-hyper: {stopped}")
+        code = stopped.code
     sys.exit(code)
 
 
-def _complain(message: str) -> int:
-    typer.echo(f"l2l-hyper: error: {' '.join(message.split())}", err=True)
-    return 2
+def _complain(message: str, *, code: int = 2) -> int:
+    _say(f"l2l-hyper: error: {one_line(message)}")
+    return code
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # the terminal may be gone, or the disk that stderr goes to full
+        typer.echo(line, err=True)
 
 
 def _show_version(wanted: bool) -> None:
@@ -85,7 +103,13 @@ def _with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[...,
     return add
 
 
-Out = Annotated[Path, typer.Option(help="Folder for records, checkpoints, table and plots.")]
+def _folder(text: str) -> Path:
+    if not text.strip():  # which a Path takes for the present folder
+        raise typer.BadParameter("expected the name of a folder, got an empty one; '.' is the present folder")
+    return Path(text)
+
+
+Out = Annotated[Path, typer.Option(parser=_folder, metavar="DIR", help="For records, checkpoints, table and plots.")]
 Preset = Annotated[Path | None, typer.Option(metavar="FILE.toml", help="TOML file of defaults for these flags.")]
 
 
@@ -111,14 +135,15 @@ def compare(*, out: Out, preset: Preset = None, **flags: Any) -> None:
     tested = {record.run.method for record in read_records(out)}
     if plan.baseline is not None and plan.baseline not in tested:
         say(console, f"{plan.baseline} has no records in {out} yet: the table is without differences")
-    write_report(out, _screen(), baseline=plan.baseline if plan.baseline in tested else None)
+    with raised():
+        write_report(out, _screen(), baseline=plan.baseline if plan.baseline in tested else None)
 
 
 @app.command()
 @_with_settings("baseline")
 def report(
     *,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a comparison.")],
+    folder: Annotated[Path, typer.Argument(parser=_folder, metavar="DIR", help="The --out of a comparison.")],
     shots: Annotated[int | None, typer.Option(help="Shots of the table, one of the comparison's --test-shots.")] = None,
     **flags: Any,
 ) -> None:
@@ -127,7 +152,8 @@ def report(
         raise InputError(f"expected a folder with records, got {folder}: try the --out of `l2l-hyper compare`")
     from .report import write_report
 
-    write_report(folder, _screen(), baseline=flags["baseline"], shots=shots)
+    with raised():
+        write_report(folder, _screen(), baseline=flags["baseline"], shots=shots)
 
 
 @app.command()
@@ -174,8 +200,8 @@ def list_names() -> None:
 
     from .backbones import BACKBONES
     from .data import METRICS, list_tasksets
-    from .experiment.settings import defaults, described
     from .methods import METHODS
+    from .settings import defaults, described
 
     screen = _screen()
 
@@ -205,12 +231,13 @@ def _screen() -> Console:
 
 def _require_folders(plan: Plan, out: Path, flags: dict[str, Any]) -> None:
     """Tell what :func:`open_folder` would, before torch has loaded; and a data root that is not there."""
-    for path in (out, *out.parents):
-        if path.exists():
-            if not path.is_dir():
-                raise InputError(f"expected a folder to write into, but {path} is a file: try another --out")
-            break
-    if flags["data_root"] is not None and not Path(plan.data_root).expanduser().is_dir():
+    try:
+        there = next(path for path in (out, *out.parents) if path.exists())
+    except OSError as error:
+        raise InputError(f"expected a folder to write into, got {out} ({error.strerror}): try another --out") from error
+    if not there.is_dir():
+        raise InputError(f"expected a folder to write into, but {there} is a file: try another --out")
+    if flags["data_root"] is not None and not expanded(plan.data_root).is_dir():
         raise InputError(
             f"--data-root must be an existing folder, got {plan.data_root}: try the folder that holds the data sets"
         )
@@ -220,16 +247,11 @@ def _require_folders(plan: Plan, out: Path, flags: dict[str, Any]) -> None:
 def _session(plan: Plan, out: Path) -> Iterator[tuple[Provenance, Console]]:
     """Hold the folder, alone or with the other processes; what stops the block ends as one line on stderr."""
     from .experiment.distributed import ProcessLost, is_first, process_group
+    from .experiment.folder import open_folder
     from .experiment.provenance import collect, public_command
-    from .experiment.records import open_folder
 
-    continues = "the same command continues from the last checkpoint"
     try:
-        with process_group(plan.device), open_folder(out, plan.experiment):
+        with raised(), process_group(plan.device), open_folder(out, plan.experiment):
             yield collect(public_command(sys.argv[1:]), plan.device), Console(stderr=True, quiet=not is_first())
-    except KeyboardInterrupt:
-        typer.echo(f"\nl2l-hyper: stopped; {continues}", err=True)
-        raise typer.Exit(130) from None
     except ProcessLost as lost:
-        typer.echo(f"l2l-hyper: error: {lost}; {continues}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(_complain(f"{lost}; the same command continues from the last checkpoint", code=1)) from None

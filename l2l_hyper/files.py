@@ -5,26 +5,52 @@ from __future__ import annotations
 import json
 import math
 import os
-import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from .errors import InputError
+from .locks import open_temporary
 
-__all__ = ["SCHEMA", "create_once", "plain", "read_json", "replacing", "to_json", "write_atomically"]
+__all__ = [
+    "SCHEMA",
+    "CannotWrite",
+    "cannot_write",
+    "create_once",
+    "expanded",
+    "plain",
+    "read_json",
+    "replacing",
+    "to_json",
+    "write_atomically",
+]
 
 SCHEMA = 1
+
+
+class CannotWrite(InputError):
+    """The disk does not take what there is to keep."""
+
+
+def cannot_write(path: Path, error: OSError) -> CannotWrite:
+    """The error of a file that cannot be written."""
+    return CannotWrite(f"cannot write {path} ({error.strerror}): make room or try another --out")
+
+
+def expanded(path: str) -> Path:
+    """The path with ``~`` as the home folder, as it is where nothing says which that is."""
+    return Path(os.path.expanduser(path))
 
 
 @contextmanager
 def replacing(path: Path, publish: Callable[[Path, Path], object] = os.replace) -> Iterator[BinaryIO]:
     """A new file under a temporary name, for writing in pieces; it is called ``path`` once the block has ended.
 
-    A reader, or a process killed halfway, never sees half of it; after an exception nothing of it is left.
+    A reader, or a process killed halfway, never sees half of it; after an exception nothing of it is left, and what a
+    killed process leaves goes with :func:`~l2l_hyper.locks.remove_leftovers`.
 
     Args:
         path: what the file is called when it is whole.
@@ -34,37 +60,31 @@ def replacing(path: Path, publish: Callable[[Path, Path], object] = os.replace) 
     Raises:
         OSError: when the file cannot be written.
     """
-    # The name must not end as that of the whole file does: readers glob for that.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+    with open_temporary(path) as (file, temporary):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
         publish(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a whole file or nothing, see :func:`replacing`.
 
     Raises:
-        InputError: when the file cannot be written.
+        CannotWrite: when the file cannot be written.
     """
     try:
         with replacing(path) as file:
             file.write(content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}): make room or try another --out") from error
+        raise cannot_write(path, error) from error
 
 
 def create_once(path: Path, content: str) -> bool:
     """Create a file with its whole content; ``False`` when it is there already. Of several processes one wins.
 
     Raises:
-        InputError: when the file cannot be written.
+        CannotWrite: when the file cannot be written.
     """
     if path.exists():
         return False
@@ -89,12 +109,14 @@ def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
     """The entries of a file written with ``"schema": SCHEMA``, without the schema.
 
     Raises:
-        InputError: when the file is damaged or of another schema; ``remedy`` says what to try.
+        InputError: when the file cannot be read, is damaged or of another schema; ``remedy`` says what to try.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"expected a JSON file, but {path} cannot be read ({error}): {remedy}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): try a folder that you may read") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"expected a JSON file, but {path} is damaged ({error}): {remedy}") from error
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         arrived = values.get("schema") if isinstance(values, dict) else type(values).__name__
         raise InputError(f"{path} must have schema {SCHEMA}, got {arrived}: read it with the version that wrote it")

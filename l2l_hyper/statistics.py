@@ -164,8 +164,8 @@ def hierarchical_bootstrap(
     variance = max(float(np.var([resampled_mean() for _ in range(resamples)], ddof=1)), between)
     if variance == 0:
         return _student(mean, 0.0, 1, confidence)
-    within = variance - between
-    freedom = variance**2 / (between**2 / (seeds - 1) + within**2 / (episodes - 1))
+    of_seeds_alone = between / variance  # no power of the variance itself, which may be too large or small for one
+    freedom = 1 / (of_seeds_alone**2 / (seeds - 1) + (1 - of_seeds_alone) ** 2 / (episodes - 1))
     return _student(mean, math.sqrt(variance), freedom, confidence)
 
 

@@ -191,15 +191,21 @@ def drawn(kind: Callable[[Task], Asked], seed: int) -> bool:
     hyper = learner(build, base_learner, ways, dtype, normalization).train(draw.random() < 0.5)
     y = torch.arange(ways).repeat_interleave(torch.tensor(shots))[torch.randperm(sum(shots))]
     x, q = (torch.randn(n, 25 if build is convolution else 5, dtype=dtype) for n in (len(y), 7))
+    of_tokens = kind in CLASSES and kind is not mixup and build is not convolution and len(y) % 2 == 0
+    if of_tokens and draw.random() < 0.5:  # a network that answers for pairs of tokens
+        x = x.view(-1, 2, x.shape[-1])
     by_loss, by_support = hyper.clone(), hyper.clone()
-    outputs = by_loss(x)
+    outputs = by_loss(x).flatten(0, -2)
     asked = kind(Task(outputs, y, ways, draw))
     try:
         by_loss.adapt(asked.loss * draw.choice([1, 1 / 16, 10 ** draw.uniform(-2, 2)]))
     except InputError:
         return False
-    samples = x if asked.kept is None else x[asked.kept]
-    by_support.adapt(support=(samples, asked.y), ways=None if of_values else ways)
+    if x.dim() == 3:
+        by_support.adapt(support=(x, (y if asked.kept is None else y.where(asked.kept, -100)).view(-1, 2)), ways=ways)
+    else:
+        samples = x if asked.kept is None else x[asked.kept]
+        by_support.adapt(support=(samples, asked.y), ways=None if of_values else ways)
     found, expected = by_loss(q), by_support(q)
     if kind is mixup:  # soft labels leave what all classes of a sample share
         found, expected = found.log_softmax(-1), expected.log_softmax(-1)

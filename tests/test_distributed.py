@@ -21,6 +21,7 @@ from helpers_training import Doubled, Killed, Poisoned, kill_at, train, without_
 from l2l_hyper import InputError
 from l2l_hyper.cli import main
 from l2l_hyper.data import get_tasksets
+from l2l_hyper.experiment.checkpoint import checkpoint_path, load_checkpoint
 from l2l_hyper.experiment.config import Experiment, Run
 from l2l_hyper.experiment.distributed import is_first, process_group, rank, seed_each, share
 from l2l_hyper.experiment.records import read_records
@@ -51,7 +52,7 @@ DROPOUT = replace(RUNS["hyper-adapter"], options={**RUNS["hyper-adapter"].option
 RUNNING = replace(RUNS["maml"], experiment=replace(EXPERIMENT, normalization="running"))
 TOO_FEW = replace(RUNS["maml"], experiment=replace(EXPERIMENT, meta_batch=1))
 BY_CLOCK = replace(RUNS["protonet"], experiment=replace(EXPERIMENT, iterations=1, train_seconds=0.1))
-KEPT = Path("checkpoints", "protonet-seed0.pt")
+KEPT = Path("checkpoints", "protonet-seed0.safetensors")
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the process to kill in /proc")
 
@@ -89,8 +90,8 @@ def work(folder: Path) -> None:
         seen["too few"] = error_of(TOO_FEW, folder / "refused")
         if is_first():
             (folder / "damaged" / "checkpoints").mkdir(parents=True)
-            (folder / "damaged" / "checkpoints" / "maml-seed0.pt").write_bytes(b"half a checkpoint")
-        seen["damaged"] = error_of(RUNS["maml"], folder / "damaged")
+            (folder / "damaged" / "checkpoints" / "maml-seed0.safetensors").write_bytes(b"half a checkpoint")
+        seen["damaged"] = train(RUNS["maml"], folder / "damaged")
         with pytest.MonkeyPatch.context() as patch:
             if not is_first():
                 patch.setattr(time, "perf_counter", lambda: 0.0)
@@ -186,7 +187,7 @@ def largest_difference(a: Any, b: Any) -> float:
 
 
 def checkpoint(folder: Path, run: Run) -> dict[str, Any]:
-    return torch.load(folder / "checkpoints" / f"{run.name}.pt")
+    return load_checkpoint(checkpoint_path(folder, run)).tensors
 
 
 def measured(result: dict[str, Any]) -> dict[str, Any]:
@@ -216,6 +217,11 @@ def test_training_goes_on_in_more_processes(two: Two) -> None:
     assert largest_difference(whole["method"], resumed["method"]) <= 1e-10
 
 
+def test_all_begin_again_where_the_checkpoint_is_damaged(two: Two) -> None:
+    for seen in two.seen:
+        assert measured(seen["damaged"]) == measured(two.seen[0]["maml"])
+
+
 def test_each_process_draws_its_own_numbers_and_the_same_again(two: Two) -> None:
     first, second = two.seen
     assert measured(first["dropout"]) == measured(first["dropout, resumed"])
@@ -234,7 +240,6 @@ def test_all_processes_tell_the_same_error(two: Two) -> None:
     for name, message in {
         "running": "normalization 'running' averages over tasks in the order in which one process meets them, got 2",
         "too few": "meta_batch must be at least the number of processes, 2, got 1",
-        "damaged": "got a damaged file",
         "not finite": "got nan at iteration 0 (the samples of episode 1 of the batch are not finite)",
     }.items():
         assert message in first[name] and first[name] == second[name]
@@ -263,7 +268,7 @@ def test_a_killed_process_ends_the_run_which_then_goes_on(
     assert len(told) == 1 and told[0].startswith("l2l-hyper: error: process 0 cannot go on: "), two.stderr
     assert told[0].endswith("; the same command continues from the last checkpoint")
     assert two.returncode == 1 and two.stdout == "" and not list((out / "records").iterdir())
-    kept = torch.load(out / KEPT)["state"]["iteration"]
+    kept = load_checkpoint(out / KEPT).state.iteration
     assert 10 <= kept < 60
     monkeypatch.setattr(sys, "argv", ["l2l-hyper"])
     for folder in (out, tmp_path):  # goes on, here in one process; and from the start

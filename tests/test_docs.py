@@ -20,7 +20,7 @@ from l2l_hyper.methods import METHODS, HyperAdapter, Options
 from l2l_hyper.report import summarize
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CIFARFS = ROOT / "benchmarks" / "results" / "cifarfs"
 RUN_ELSEWHERE = {"lightning.md": "test_lightning.py"}  # scripts with arguments, and the test that runs each page's
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -15,7 +17,8 @@ from l2l_hyper.functional import (
     held_statistics,
     hold_statistics,
     install,
-    share_copy,
+    normalized_by,
+    replaced,
     slots,
     statistics_of,
     update_running,
@@ -33,7 +36,7 @@ def net() -> nn.Sequential:
 @pytest.mark.parametrize("mode", ["support", "transductive", "running"])
 def test_training_forward_and_gradient_are_batch_norms(mode: str) -> None:
     model, x = net(), torch.randn(7, 1, 6, 6, dtype=torch.double)
-    converted = convert_norm(share_copy(model, copy_buffers=True), mode)
+    converted = convert_norm(copy.deepcopy(model), mode)
     ours, theirs = converted(x), model(x)
     torch.testing.assert_close(ours, theirs)
     for a, b in zip(
@@ -48,7 +51,7 @@ def test_running_mode_evaluates_as_batch_norm() -> None:
     model, x = net(), torch.randn(7, 1, 6, 6, dtype=torch.double)
     nn.init.normal_(model[1].running_mean)
     nn.init.uniform_(model[1].running_var, 1, 2)
-    converted = convert_norm(share_copy(model, copy_buffers=True), "running").eval()
+    converted = convert_norm(copy.deepcopy(model), "running").eval()
     torch.testing.assert_close(converted(x), model.eval()(x))
 
 
@@ -101,7 +104,7 @@ def test_running_averages_pool_the_tasks() -> None:
 def test_running_averages_of_one_task_are_batch_norms(momentum: float | None) -> None:
     model = net()
     model[1].momentum = momentum
-    converted = convert_norm(share_copy(model, copy_buffers=True), "running")
+    converted = convert_norm(copy.deepcopy(model), "running")
     for x in torch.randn(3, 7, 1, 6, 6, dtype=torch.double):
         with statistics_of(converted, None) as recorded:
             converted(x)
@@ -168,7 +171,7 @@ class Twice(nn.Module):
         return self.tied(self.again(x))
 
 
-def test_call_replaces_tied_weights_and_puts_everything_back() -> None:
+def test_call_replaces_tied_weights_in_a_copy() -> None:
     model, x = Twice(), torch.randn(4, 2, 3)
     before = dict(model.named_parameters())
     assert slots(model)["layer.weight"] == ["layer.weight", "tied.weight"]
@@ -179,6 +182,41 @@ def test_call_replaces_tied_weights_and_puts_everything_back() -> None:
         torch.testing.assert_close(batched[i], (x[i] @ w.T + b) @ w.T + tied_b)
     after = dict(model.named_parameters())
     assert all(after[n] is before[n] and after[n].requires_grad for n in before)
+
+
+def test_nothing_is_written_on_a_module_while_it_runs_under_other_weights() -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    class Watching(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append((model[0].weight, self.weight))
+            return super().forward(x)
+
+    model, other = nn.Sequential(Watching(3, 2), nn.Tanh(), nn.Linear(2, 2)), torch.randn(2, 3)
+    own = model[0].weight
+    call(model, slots(model), {"0.weight": other}, torch.randn(4, 3))
+    assert seen[0][0] is own and seen[0][1] is other
+    under = replaced(model, slots(model), {"0.weight": other})
+    assert under[0] is not model[0] and under[1] is model[1] and under[2] is model[2]
+
+
+@pytest.mark.parametrize("name", ["1.weight", "0.weights", "layer.weight"])
+def test_other_weights_for_a_name_that_a_module_lacks_are_refused(name: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh())
+    with pytest.raises(InputError, match=f"names of parameters or buffers of Sequential, got '{name}'"):
+        call(model, slots(model), {name: torch.zeros(2, 3)}, torch.randn(4, 3))
+
+
+def test_given_statistics_normalize_a_pass_under_other_weights_too() -> None:
+    model, x = convert_norm(net(), "running"), torch.randn(5, 1, 6, 6, dtype=torch.double)
+    given, weights = {"1": tuple(torch.rand(2, 4, dtype=torch.double))}, {"1.weight": torch.ones(4).double()}
+    with normalized_by(model, given):
+        outputs = call(model, slots(model), weights, x)
+    with torch.no_grad():
+        model[1].weight.fill_(1)
+        for average, value in zip((model[1].running_mean, model[1].running_var), given["1"], strict=True):
+            average.copy_(value)
+    torch.testing.assert_close(outputs, model.eval()(x))
 
 
 def test_installed_weights_are_where_methods_and_attributes_find_them() -> None:

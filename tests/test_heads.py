@@ -71,12 +71,28 @@ def same(base_learner: str, model: Callable[[], nn.Module], **options: Any) -> C
 # Which layer
 
 
+class Branching(Network):
+    """A network whose Python needs numbers, so that its last layer shows only once it runs."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x) if x.dim() > 1 else x
+
+
 @pytest.mark.parametrize("last", [1, WAYS])
 @pytest.mark.parametrize("how", ["loss", "support"])
 @pytest.mark.parametrize("base_learner", LEARNERS)
-def test_a_head_that_is_not_registered_last_is_named_and_taken_by_name(base_learner: str, how: str, last: int) -> None:
+def test_a_head_that_is_not_registered_last_is_found(base_learner: str, how: str, last: int) -> None:
+    found = adapted(same(base_learner, lambda: Network(last=last)), how)
+    named = adapted(same(base_learner, lambda: Network(last=last), head="head"), how)
+    torch.testing.assert_close(found, named, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("last", [1, WAYS])
+@pytest.mark.parametrize("how", ["loss", "support"])
+@pytest.mark.parametrize("base_learner", LEARNERS)
+def test_a_head_that_shows_only_in_a_pass_is_named_and_taken_by_name(base_learner: str, how: str, last: int) -> None:
     def model() -> nn.Module:
-        return Network(last=last)
+        return Branching(last=last)
 
     said = "come from the nn.Linear 'head', not from 'last'.*try head='head'"
     with pytest.raises(InputError, match="or head= if" if how == "support" and last == 1 else said):
@@ -88,11 +104,14 @@ def test_a_head_that_is_not_registered_last_is_named_and_taken_by_name(base_lear
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
-def test_methods_for_many_tasks_name_the_layer_too(name: str) -> None:
-    x, _ = samples()
+def test_methods_for_many_tasks_find_the_layer_or_name_it(name: str) -> None:
+    x, q = samples()
     support = SupportSet(torch.stack([x, -x]), torch.stack([Y, Y]), WAYS)
+    method = METHODS[name].build(Network(last=WAYS), {}, "support")
+    assert method.network.head_name == "head"
+    assert method.predict(method.adapt(support), torch.stack([q, -q])).shape == (2, len(q), WAYS)
     with pytest.raises(InputError, match="'head', not from 'last'.*or register it last"):
-        METHODS[name].build(Network(last=WAYS), {}, "support").adapt(support)
+        METHODS[name].build(Branching(last=WAYS), {}, "support").adapt(support)
 
 
 def test_the_head_that_is_given_is_the_one_that_is_checked() -> None:
@@ -103,10 +122,94 @@ def test_the_head_that_is_given_is_the_one_that_is_checked() -> None:
         TaskwiseNetwork(Network(), head="trunk")
 
 
-def test_the_layer_is_found_below_a_log_softmax_and_where_the_network_is_frozen() -> None:
-    model = Network(lambda logits, h: (2 * logits).log_softmax(-1), last=WAYS).requires_grad_(False)
-    with pytest.raises(InputError, match="'head', not from 'last'"):
-        HyperAdapter(model).clone()(torch.randn(4, 6))
+@pytest.mark.parametrize("build", [Network, Branching])
+def test_the_layer_is_found_below_a_log_softmax_and_where_the_network_is_frozen(build: type[Network]) -> None:
+    model = build(lambda logits, h: (2 * logits).log_softmax(-1), last=WAYS).requires_grad_(False)
+    hyper = HyperAdapter(model)
+    if build is Network:
+        assert hyper.method.network.head_name == "head"
+    else:
+        with pytest.raises(InputError, match="'head', not from 'last'"):
+            hyper.clone()(torch.randn(4, 6))
+
+
+class Parts(nn.Module):
+    """Parts of which the symbolic pass cannot see the inside, parameters of its own and arguments with defaults."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, WAYS)
+        self.token, self.shared = nn.Parameter(torch.zeros(1, 1, 8)), nn.Linear(8, 8)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.cells = nn.LSTM(8, 8, batch_first=True)
+        self.branch, self.gate = Branching(last=8), nn.Linear(8, 8)
+        self.branch.head = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, scale: float = 1.0) -> Tensor:
+        count, length, _ = x.shape
+        h = self.branch(x.flatten(0, 1)).view(count, length, -1)
+        h = torch.cat([self.token.expand(count, -1, -1), self.shared(self.shared(h))], 1)
+        h, (state, _) = self.cells(self.encoder(h))
+        if mask is not None:
+            h = h[mask]
+        return scale * self.head(h[:, 0] * self.gate(state[-1]).sigmoid())
+
+
+def test_parts_that_the_symbolic_pass_cannot_enter_are_passed_over() -> None:
+    network = TaskwiseNetwork(Parts())
+    assert network.head_name == "head"
+    assert network.run_one(torch.randn(4, 5, 6)).outputs.shape == (1, 4, WAYS)  # where the pass is checked
+
+
+def test_looking_for_the_head_leaves_the_network_as_it_is() -> None:
+    class Counting(Network):
+        def __init__(self) -> None:
+            super().__init__(last=WAYS)
+            self.register_buffer("calls", torch.zeros(()))
+            self.kept: list[Any] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.latest = self.trunk(x)
+            self.kept.append(self.latest)
+            self.calls += 1
+            return super().forward(x)
+
+    model, hooked = Counting(), []
+    model.trunk.register_forward_hook(lambda _, __, output: hooked.append(output))
+    hyper = HyperAdapter(model)
+    assert not model.kept and not hooked and not model.calls and not hasattr(model, "latest")
+    assert not hyper.module.kept and not hasattr(hyper.module, "latest") and "forward" not in vars(hyper.module.trunk)
+    assert hyper.method.network.head_name == "head"
+
+
+def test_a_first_pass_that_takes_another_way_is_refused() -> None:
+    class Switched(Network):
+        on = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.trunk(x)
+            return self.last(h) if self.on else self.head(h)
+
+    hyper = HyperAdapter(Switched(last=WAYS))
+    hyper.module.on = True
+    with pytest.raises(InputError, match="'last', not from 'head'"):
+        hyper.clone()(samples()[0])
+
+
+def test_of_two_heads_one_has_to_be_named() -> None:
+    class TwoHeads(Network):
+        def forward(self, x: Tensor) -> Any:
+            h = self.trunk(x)
+            return self.give(self.head(h), self.last(h))
+
+    with pytest.raises(InputError, match="one of each of 'head', 'last'; name the last layer with head=, or return"):
+        HyperAdapter(TwoHeads(lambda *both: both, last=WAYS))
+    for name, column in (("head", 0), ("last", 1)):
+        outputs = adapted(same("gaussian", lambda: TwoHeads(lambda *both: both, last=WAYS), head=name), "support")  # noqa: B023
+        assert (outputs[column].argmax(-1) == Y).float().mean() > 0.8
+    named = TwoHeads(lambda logits, other: {"other": other, "logits": logits}, last=WAYS)
+    assert HyperAdapter(named).method.network.head_name == "head"
 
 
 def test_a_projection_within_attention_is_not_taken_for_the_head() -> None:
@@ -134,9 +237,7 @@ def test_a_sum_of_two_linear_layers_is_no_closed_form() -> None:
             h = self.trunk(x)
             return self.head(h) + self.last(h)
 
-    with pytest.raises(
-        InputError, match="a mixture of 'head', 'last'; name the last layer with head=, or try base_learner='gradient'"
-    ):
+    with pytest.raises(InputError, match="a mixture of 'head', 'last'; try base_learner='gradient'"):
         adapted(same("gaussian", Summed), "support")
     adapted(same("gradient", Summed), "support")
 
@@ -185,6 +286,26 @@ def test_a_learner_returns_what_its_network_returns(base_learner: str, how: str,
     F.cross_entropy(logits(returned), Y).backward()
     with torch.no_grad():
         assert isinstance(logits(HyperAdapter(Network(give)).clone()(samples()[0])), Tensor)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_the_head_is_found_in_whatever_a_network_returns(structure: str) -> None:
+    give, _ = STRUCTURES[structure]
+    assert TaskwiseNetwork(Network(give, last=WAYS)).head_name == "head"
+
+
+def test_a_gate_that_makes_what_is_returned_beside_the_logits_is_no_head() -> None:
+    class Gated(Network):
+        def forward(self, x: Tensor) -> Any:
+            h = self.trunk(x)
+            gated = h * self.last(h).sigmoid()
+            return self.head(gated), gated
+
+    outputs = [
+        adapted(same("gaussian", lambda: Gated(last=8)), how, lambda out: out[0])[0] for how in ("loss", "support")
+    ]
+    torch.testing.assert_close(*outputs)
+    assert (outputs[0].argmax(-1) == Y).float().mean() > 0.8
 
 
 @pytest.mark.parametrize("structure", [name for name in STRUCTURES if name != "of a log-softmax"])
@@ -239,13 +360,63 @@ def test_methods_for_many_tasks_read_tokens(name: str) -> None:
     torch.testing.assert_close(outputs[0].flatten(1, 2), outputs[1])
 
 
-def test_tokens_without_a_label_are_refused_by_name() -> None:
+def moved(base_learner: str) -> HyperAdapter:
+    """With a residual that has left zero, and a body that is generated too."""
+    torch.manual_seed(0)
+    hyper = same(base_learner, Network, generate="trunk.*")().double()
+    with torch.no_grad():
+        for p in hyper.parameters():
+            if not p.any():
+                p.normal_(0, 0.1)
+    return hyper
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("base_learner", LEARNERS)
+def test_tokens_are_told_as_samples_are_and_padding_is_in_no_support_set(base_learner: str, padded: bool) -> None:
+    x, q, y = (of.double() if of.is_floating_point() else of for of in tokens())
+    if padded:
+        y[0, 4:] = y[2, 5] = -100
+    kept, hyper, found = y != -100, moved(base_learner), []
+    for how in ("samples", "support", "loss", "told"):
+        learner = hyper.clone()
+        if how == "samples":
+            learner.adapt(support=(x[kept], y[kept]))
+        elif how == "support":
+            learner.adapt(support=(x, y))
+        else:
+            learner.adapt(F.cross_entropy(learner(x).movedim(-1, 1), y), labels=y if how == "told" else None)
+        outputs = learner(q)
+        loss = F.cross_entropy(outputs.movedim(-1, 1), tokens()[2])
+        (gradient,) = torch.autograd.grad(loss, hyper.module.trunk[0].weight)
+        found.append((outputs, gradient))
+    for others in found[1:]:
+        torch.testing.assert_close(others, found[0])
+
+
+def test_mini_batches_of_tokens_are_read_together() -> None:
+    x, q, y = tokens()
+    y[0, 4:] = -100
+    hyper = same("gaussian", Network)()
+    at_once, in_turn = hyper.clone(), hyper.clone()
+    at_once.adapt(support=(x, y))
+    for part in (slice(0, 1), slice(1, 4), slice(1, 4)):
+        in_turn.adapt(support=(x[part], y[part]))
+    torch.testing.assert_close(in_turn(q), at_once(q))
+    with pytest.raises(InputError, match=r"of one shape, got \(6, 6\), \(6, 6\), \(5, 6\); pad them alike"):
+        in_turn.adapt(support=(x[:, :5] + 1, y[:, :5]))
+
+
+@pytest.mark.parametrize("base_learner", LEARNERS)
+def test_labels_for_other_rows_than_the_network_makes_are_refused(base_learner: str) -> None:
     x, _, y = tokens()
-    y[0, 0] = -100
-    learner = HyperAdapter(Network()).clone()
-    loss = F.cross_entropy(learner(x).movedim(-1, 1), y)
-    with pytest.raises(InputError, match="leaves out 1 of 24 tokens"):
-        learner.adapt(loss)
+    learner = same(base_learner, Network)().clone()
+    with pytest.raises(InputError, match="of 24 rows of logits, got 12.*one-hot: adapt"):
+        learner.adapt(support=(x.repeat(3, 1, 1)[:, :2], torch.arange(12) % WAYS))
+    with pytest.raises(InputError, match="of 24 rows of logits, got 4.*one-hot: adapt"):
+        learner.adapt(support=(x, F.one_hot(y[:, 0], 6)), ways=WAYS)
+    with pytest.raises(InputError, match="each of 12 rows of logits, got 24"):
+        learner.adapt(support=(x.mean(1).repeat(3, 1), torch.arange(24).view(12, 2) % WAYS))
 
 
 # Last layers with a weight that is not theirs alone

@@ -16,6 +16,7 @@ from l2l_hyper.hypernet import (
     Given,
     LowRank,
     Mean,
+    Perceptron,
     SetAttention,
     Sum,
     Target,
@@ -154,3 +155,29 @@ def test_generators_reject_what_they_cannot_do() -> None:
     ):
         with pytest.raises(InputError, match="must be"):
             bad()
+
+
+@pytest.mark.parametrize("make", [Full, Chunked, LowRank], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("init", ["hyperfan-in", "hyperfan-out"])
+def test_generated_normalization_begins_near_the_identity(make: type, init: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 64), nn.LayerNorm(64), nn.GroupNorm(4, 64))
+    weights = make(16, Target.of(net), init=init)(torch.randn(24, 16))
+    for layer in "12":
+        assert weights[f"{layer}.weight"].mean().item() == pytest.approx(1, abs=0.05)
+        for vector in (weights[f"{layer}.weight"], weights[f"{layer}.bias"]):
+            assert 0.05 < vector.std().item() < 0.2
+
+
+def test_vectors_whose_matrix_is_not_generated_vary_as_well() -> None:
+    weights = Full(8, Target({"0.bias": (5,), "scale": ()}))(torch.randn(3, 8))
+    assert weights["0.bias"].std(0).all() and weights["scale"].std() > 0
+
+
+def test_perceptron_keeps_the_mean_square_and_checks_its_description() -> None:
+    torch.manual_seed(0)
+    assert 0.5 < Perceptron(4, 256)(torch.randn(99, 4)).square().mean() < 2
+    zero = torch.zeros(4, requires_grad=True)
+    assert torch.autograd.grad(Perceptron(4, 8)(zero).sum(), zero)[0].all()
+    with pytest.raises(InputError, match=r"expected a description of shape \(\*, 4\), got \(2, 3\)"):
+        Perceptron(4, 8)(torch.zeros(2, 3))

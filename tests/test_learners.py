@@ -410,7 +410,7 @@ def test_bad_input_is_refused_with_a_way_out() -> None:
         HyperAdapter(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()))
     with pytest.raises(InputError, match="expected an nn.Module to adapt, got int"):
         HyperAdapter(3)
-    with pytest.raises(InputError, match="base_learner must be one of gaussian, prototype"):
+    with pytest.raises(InputError, match="base_learner must be 'gaussian', 'prototype'"):
         HyperAdapter(network(), base_learner="zero")
     with pytest.raises(InputError, match="matches no parameter"):
         HyperAdapter(network(), generate="layers.*")

@@ -100,7 +100,7 @@ def test_version_is_told_the_same_everywhere() -> None:
 
 def test_command_line_is_declared() -> None:
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="l2l-hyper")
-    assert script.value == "l2l_hyper.cli:main"
+    assert script.value == "l2l_hyper.__main__:main"
     assert callable(script.load())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import pickle
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -213,10 +213,6 @@ def test_a_learner_with_the_state_of_a_clone_is_exported(make: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of the exporter
-@pytest.mark.skipif(
-    not (importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxscript")),
-    reason="torch.onnx.export needs onnx and onnxscript",
-)
 @every_learner
 def test_a_learner_with_the_state_of_a_clone_is_exported_to_onnx(make: Any, tmp_path: Path) -> None:
     learner, (_, q) = adapted(moved(make(network()))).eval(), samples()
@@ -224,7 +220,7 @@ def test_a_learner_with_the_state_of_a_clone_is_exported_to_onnx(make: Any, tmp_
     loaded.load_state_dict(learner.state_dict())
     program = torch.onnx.export(loaded.module, (q,), dynamo=True)
     program.save(tmp_path / "task.onnx")
-    reference = pytest.importorskip("onnx.reference").ReferenceEvaluator(str(tmp_path / "task.onnx"))
+    reference = ReferenceEvaluator(str(tmp_path / "task.onnx"))
     (outputs,) = reference.run(None, {reference.input_names[0]: q.numpy()})
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(outputs), learner(q), rtol=1e-4, atol=1e-5)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from l2l_hyper import InputError
 from l2l_hyper.backbones import BACKBONES
 from l2l_hyper.data import ACCURACY, TensorTaskset
+from l2l_hyper.experiment.checkpoint import load_checkpoint
 from l2l_hyper.experiment.config import Experiment, Run
 from l2l_hyper.experiment.provenance import collect
 from l2l_hyper.experiment.recipe.augmentation import augmented_episodes, augmented_images
@@ -152,10 +153,10 @@ def test_the_gradient_is_that_of_the_loss_whatever_goes_together(normalization: 
 
 def test_every_method_starts_from_the_weights_of_one_run(tmp_path: Path) -> None:
     train(Run(experiment=EVERYTHING, method="protonet", seed=5), tmp_path / "first")
-    saved = torch.load(tmp_path / "first/checkpoints/protonet-seed5.pt")["state"]["best"]["weights"]
+    saved = load_checkpoint(tmp_path / "first/checkpoints/protonet-seed5.safetensors").tensors["selected"]
     second = replace(
         EVERYTHING,
-        pretrained=str(tmp_path / "first/checkpoints/protonet-seed{seed}.pt"),
+        pretrained=str(tmp_path / "first/checkpoints/protonet-seed{seed}.safetensors"),
         backbone_lr=0.0,
         weight_decay=0.0,
         average=None,
@@ -164,7 +165,7 @@ def test_every_method_starts_from_the_weights_of_one_run(tmp_path: Path) -> None
     for method in ("r2d2", "maml"):
         record = train(Run(experiment=second, method=method, seed=5), tmp_path / method)
         hashes.add(record["pretrained"])
-        weights = torch.load(tmp_path / f"{method}/checkpoints/{method}-seed5.pt")["method"]
+        weights = load_checkpoint(tmp_path / f"{method}/checkpoints/{method}-seed5.safetensors").tensors["method"]
         convolutions = [name for name in saved if name.endswith("conv.weight")]
         assert len(convolutions) == 4
         assert all(torch.equal(weights[name], saved[name]) for name in convolutions)

@@ -20,17 +20,18 @@ from helpers_records import EXPERIMENT, PROVENANCE, records, result
 import l2l_hyper
 from l2l_hyper.errors import InputError
 from l2l_hyper.experiment.config import Experiment, Run
+from l2l_hyper.experiment.folder import open_folder
 from l2l_hyper.experiment.provenance import collect, public_command
 from l2l_hyper.experiment.records import (
     existing_record,
     make_record,
-    open_folder,
     read_record,
     read_records,
     write_record,
 )
 from l2l_hyper.files import create_once, read_json, replacing, to_json, write_atomically
 
+POINT = {"iteration": 1, "seconds": 2.0, "score": 0.5, "loss": 1.0}
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
 
@@ -159,13 +160,19 @@ def test_a_method_spelled_by_its_place_has_a_file(tmp_path):
     [
         ({"schema": 2}, "must have schema 1, got 2"),
         ({"scores": [0.5]}, "1 scores for 40 test episodes"),
-        ({"scores": [0.5] * 39 + [1.5]}, "the scores are not all finite, or for a share between 0 and 1"),
+        ({"scores": [0.5] * 39 + [1.5]}, "scores in percent are not all shares between 0 and 1"),
         ({"scores": [0.5] * 39 + [None]}, "scores.39: input should be a valid number"),
         ({"manifest": {}}, "the manifest's hash is not a string"),
         ({"adaptation_ms": "fast"}, "adaptation_ms: input should be a valid number"),
         ({"validation": [{"iteration": 1, "seconds": 2, "score": None, "loss": 1}]}, "validation.0.score"),
-        ({"run": {"method": "maml"}}, "'experiment' is missing"),
-        ({"run": {"experiment": {"tasksets": "glyphs", "ways": 1}, "method": "maml"}}, "ways must be greater than"),
+        ({"run": {"method": "maml"}}, "run.experiment: field required"),
+        ({"run": {"experiment": {"ways": 1}, "method": "maml", "seed": 0, "options": {}}}, "ways must be greater than"),
+        ({"run": {"experiment": {}, "method": "maml", "seed": "0", "options": {}}}, "run.seed: input should be a valid"),
+        ({"commit": 5}, "commit: input should be a valid string"),
+        ({"iterations": 10**40}, "iterations: input should be less than or equal to 1000000000000000"),
+        ({"los": []}, "los: unexpected keyword argument"),
+        ({"losses": [0.1]}, "not every number of shots has as many scores and losses"),
+        ({"training": [POINT, POINT]}, "the iterations of a curve do not ascend"),
     ],
 )
 def test_damaged_record_is_named(tmp_path, values, message):

@@ -301,12 +301,12 @@ def test_fingerprint_covers_classes_samples_and_rotations() -> None:
     [
         (lambda: small_taskset(ways=13), "12 classes, got ways=13"),
         (lambda: small_taskset(samples=10), "9 samples per class, got 10"),
-        (lambda: small_taskset(ways=0), "positive"),
+        (lambda: small_taskset(ways=0), "ways must be greater"),
         (lambda: small_taskset(num_tasks=0), "num_tasks"),
         (lambda: small_taskset(rotations="45"), "rotations"),
         (lambda: small_taskset(class_names=["a"]), "one name per class"),
         (lambda: small_taskset().batch([0], shots=1, queries=9), "9 samples per class, got 10"),
-        (lambda: small_taskset().batch([0], shots=0, queries=1), "shots=0"),
+        (lambda: small_taskset().batch([0], shots=0, queries=1), "shots must be greater"),
         (lambda: small_taskset().batch([0], shots=1, queries=1, ways=20), "got ways=20"),
         (lambda: small_taskset().batch([-1], shots=1, queries=1), "non-negative episode numbers"),
         (lambda: small_taskset().batch([0.5], shots=1, queries=1), "non-negative episode numbers"),  # type: ignore[list-item]

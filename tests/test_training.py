@@ -14,6 +14,7 @@ from torch import nn
 from l2l_hyper import InputError
 from l2l_hyper.backbones import BACKBONES
 from l2l_hyper.data import Episodes, get_tasksets
+from l2l_hyper.experiment.checkpoint import load_checkpoint
 from l2l_hyper.experiment.config import Experiment, Run
 from l2l_hyper.experiment.memory import tasks_at_once
 from l2l_hyper.methods import METHODS, ProtoNet
@@ -75,21 +76,25 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path
             tmp_path,
             tasksets=[poisoned, tasksets.validation, tasksets.test],
         )
-    kept = torch.load(tmp_path / "checkpoints" / "protonet-seed0.pt", weights_only=True)
-    assert all(value.isfinite().all() for value in kept["method"].values())
+    kept = load_checkpoint(tmp_path / "checkpoints" / "protonet-seed0.safetensors")
+    assert kept.state.iteration == 4 and all(value.isfinite().all() for value in kept.tensors["method"].values())
 
 
-def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
+def test_the_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     run = Run(experiment=EXPERIMENT, method="protonet")
     train(run, tmp_path)
-    path = tmp_path / "checkpoints" / "protonet-seed0.pt"
+    kept = (tmp_path / "checkpoints" / "protonet-seed0.safetensors").read_bytes()
     with pytest.raises(InputError, match="another configuration"):
         train(replace(run, experiment=replace(EXPERIMENT, channels=4)), tmp_path)
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match="got a damaged file"):
-        train(run, tmp_path)
-    assert path.read_bytes() == content[: len(content) // 2]
+    assert (tmp_path / "checkpoints" / "protonet-seed0.safetensors").read_bytes() == kept
+
+
+def test_momentum_and_averaged_weights_go_on_identically(tmp_path: Path) -> None:
+    run = Run(experiment=replace(EXPERIMENT, optimizer="sgd", average=0.9), method="protonet")
+    whole = train(run, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(run, tmp_path / "killed", progress=kill_at(3))
+    assert without_times(train(run, tmp_path / "killed")) == without_times(whole)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +113,7 @@ def test_runs_that_cannot_be_are_refused(tmp_path: Path, change: dict, message: 
         train(run, tmp_path)
     with pytest.raises(InputError, match="expected a device that is there"):
         train(Run(experiment=EXPERIMENT, method="protonet"), tmp_path, device="tpu9")
-    assert not list(tmp_path.rglob("*.pt"))
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,14 @@ class TwoInputs(nn.Module):
 
 
 def two_inputs(make: Make) -> None:
-    right(make, TwoInputs(), *[(torch.randn(len(Y), 6), torch.randn(len(Y), 4)) for _ in range(2)])
+    support, query = ((torch.randn(len(Y), 6), torch.randn(len(Y), 4)) for _ in range(2))
+    right(make, TwoInputs(), support, query)
+    kept = torch.arange(len(Y)) % 5 > 0
+    hyper = make(TwoInputs())
+    part, whole = hyper.clone(), hyper.clone()
+    part.adapt(F.cross_entropy(part(*(x[kept] for x in support)), Y[kept]))
+    whole.adapt(F.cross_entropy(whole(*support), Y.where(kept, -100)))
+    torch.testing.assert_close(whole(*query), part(*query), rtol=1e-4, atol=1e-5)
 
 
 def log_softmax(make: Make) -> None:
@@ -231,6 +238,74 @@ class Wrapped(nn.Module):
 def outputs_in_a_dictionary(make: Make) -> None:
     for kind in (dict, tuple):
         right(make, Wrapped(kind), *samples(6), loss=lambda o, _: F.cross_entropy(logits_of(o), Y))
+
+
+class HeadFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.body, self.gate = nn.Linear(8, WAYS), nn.Linear(6, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Any:
+        h = torch.tanh(self.body(x))
+        return self.head(h * self.gate(h).sigmoid())
+
+
+def head_first(make: Make) -> None:
+    right(make, HeadFirst(), *samples(6))
+
+
+class Branching(HeadFirst):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x if x.dim() == 2 else x.flatten(1))
+
+
+def branching(make: Make) -> None:
+    right(make, Branching(), *samples(6))
+
+
+class TwoHeads(HeadFirst):
+    def forward(self, x: Tensor) -> Any:
+        h = torch.tanh(self.body(x))
+        return self.head(h), self.gate(h)
+
+
+def two_heads(make: Make) -> None:
+    (support, query), hyper = samples(6), make(TwoHeads())
+    learner = hyper.clone()
+    learner.adapt(F.cross_entropy(learner(*support)[0], Y))
+    sum(F.cross_entropy(outputs, Y) for outputs in learner(*query)).backward()
+    assert all(p.grad is not None for p in hyper.parameters())
+
+
+def token_network() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, WAYS))
+
+
+def of_tokens(make: Make, y: Tensor, *, told: bool = False) -> None:
+    """As of the tokens that have a label, each as a sample."""
+    (x, q), hyper = torch.randn(2, 4, 3, 6), make(token_network())
+    by_token, by_sample = hyper.clone(), hyper.clone()
+    by_token.adapt(F.cross_entropy(by_token(x).movedim(-1, 1), y), **({"labels": y} if told else {}))
+    by_sample.adapt(F.cross_entropy(by_sample(x[y >= 0]), y[y >= 0]))
+    torch.testing.assert_close(by_token(q), by_sample(q), rtol=1e-4, atol=1e-5)
+    if told:
+        by_support = hyper.clone()
+        by_support.adapt(support=(x, y))
+        torch.testing.assert_close(by_support(q), by_sample(q), rtol=1e-4, atol=1e-5)
+    F.cross_entropy(by_token(q).movedim(-1, 1), y).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in hyper.parameters())
+
+
+def tokens(make: Make) -> None:
+    of_tokens(make, Y.view(4, 3))
+
+
+def padding_tokens(make: Make) -> None:
+    of_tokens(make, Y.where(torch.arange(len(Y)) % 5 > 0, -100).view(4, 3))
+
+
+def token_labels(make: Make) -> None:
+    of_tokens(make, Y.where(torch.arange(len(Y)) % 5 > 0, -100).view(4, 3), told=True)
 
 
 def weight_norm(make: Make) -> None:
@@ -509,6 +584,7 @@ CHECKS: dict[str, Callable[[Make], None]] = {
             *(focal_with_labels, weight_decay, evaluation, one_by_one, other_norms, instance_norm, float64, autocast),
             *(state, pickled, doubled, traced, exported, distributed_data_parallel, data_parallel, compiled_model),
             *(compiled_learner, scripted_model),
+            *(head_first, branching, two_heads, tokens, padding_tokens, token_labels),
         )
     },
 }

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from annotated_types import Ge, Le
 from torch import nn
 
 from .._learn2learn import learn2learn
-from ..errors import InputError
-from .shapes import cannot_read, convolved, image
+from ..settings import Count, Depth, checked_arguments
+from .shapes import SampleShape, cannot_read, convolved, image
 
 __all__ = ["cnn4", "omniglot_cnn"]
 
 
-def omniglot_cnn(ways: int, sample_shape: tuple[int, ...], *, channels: int = 64, layers: int = 4) -> nn.Module:
+@checked_arguments
+def omniglot_cnn(ways: Count, sample_shape: SampleShape, *, channels: Count = 64, layers: Depth = 4) -> nn.Module:
     """l2l.vision.models.OmniglotCNN: 3x3 convolutions of stride 2, features are means over pixels; 1x28x28 alone.
 
     Args:
@@ -28,8 +32,14 @@ def omniglot_cnn(ways: int, sample_shape: tuple[int, ...], *, channels: int = 64
     return learn2learn().vision.models.OmniglotCNN(ways, hidden_size=channels, layers=layers)
 
 
+@checked_arguments
 def cnn4(
-    ways: int, sample_shape: tuple[int, ...], *, channels: int = 64, layers: int = 4, max_pool: bool = True
+    ways: Count,
+    sample_shape: SampleShape,
+    *,
+    channels: Count = 64,
+    layers: Annotated[int, Ge(1), Le(4)] = 4,
+    max_pool: bool = True,
 ) -> nn.Module:
     """l2l.vision.models.CNN4: 3x3 convolutions with max-pooling, features are all pixels.
 
@@ -43,8 +53,6 @@ def cnn4(
     Raises:
         InputError: for samples that are no images, or of which max-pooling leaves no pixel; for more than four layers.
     """
-    if not 1 <= layers <= 4:
-        raise InputError(f"layers of backbone 'cnn4' must be 1 to 4, got {layers}; try backbone 'conv4'")
     stride = 2 * (4 // layers)
     read, *sides = image("cnn4", sample_shape, least=stride**layers if max_pool else 1)
     height, width = (convolved(side, layers, stride, max_pool) for side in sides)

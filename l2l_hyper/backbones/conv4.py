@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Annotated
 
+from annotated_types import Ge
 from torch import nn
 
+from ..settings import Count, Depth, checked_arguments
 from .network import Network, PixelMean
-from .shapes import convolved, image
+from .shapes import SampleShape, convolved, image
 
 __all__ = ["conv4"]
 
 
+@checked_arguments
 def conv4(
-    ways: int,
-    sample_shape: tuple[int, ...],
+    ways: Count,
+    sample_shape: SampleShape,
     *,
-    channels: int = 64,
-    layers: int = 4,
-    halvings: int | None = None,
+    channels: Count = 64,
+    layers: Depth = 4,
+    halvings: Annotated[int, Ge(0)] | None = None,
     max_pool: bool = True,
     pooled: bool = False,
 ) -> nn.Module:

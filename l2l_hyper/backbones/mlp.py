@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import nn
 
+from ..settings import Count, checked_arguments
 from .network import Network
-from .shapes import cannot_read
+from .shapes import SampleShape, cannot_read
 
 __all__ = ["mlp"]
 
 
-def mlp(ways: int, sample_shape: tuple[int, ...], *, sizes: Sequence[int] = (64, 64)) -> nn.Module:
+@checked_arguments
+def mlp(ways: Count, sample_shape: SampleShape, *, sizes: tuple[Count, ...] = (64, 64)) -> nn.Module:
     """Linear layers with ReLU, for vectors; samples of any other shape are made flat.
 
     Args:

@@ -10,7 +10,9 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputError
+from ..memory import weights_fit
 from ..registry import Registry, unknown_name
+from ..settings import checked_value, hints
 
 __all__ = ["BACKBONES", "BackboneEntry", "register_backbone"]
 
@@ -38,6 +40,22 @@ class BackboneEntry:
         parameters = list(inspect.signature(self.make).parameters.values())[2:]
         return {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
+    def checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options, each of the type and within the range that the annotation of ``make`` declares.
+
+        Raises:
+            InputError: for an option that the backbone does not have, and for a value of another type or out of range.
+        """
+        known, types = self.options, hints(self.make)
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(self.make).parameters.values())
+        for name in options:
+            if name not in known and not takes_any:
+                raise unknown_name(f"option of backbone {self.name}", name, known)
+        return {
+            name: checked_value(types.get(name, Any), value, f"{self.name}.{name}", known.get(name))
+            for name, value in options.items()
+        }
+
     def build(self, ways: int, sample_shape: tuple[int, ...], options: Mapping[str, Any] | None = None) -> nn.Module:
         """The network.
 
@@ -47,17 +65,14 @@ class BackboneEntry:
             options: by name; ``hidden`` is accepted for ``channels``.
 
         Raises:
-            InputError: for an option that the backbone does not have, and for samples that it cannot read.
+            InputError: as :meth:`checked`, and for samples that the backbone cannot read.
         """
-        known = self.options
         given = dict(options or {})
-        if "hidden" in given and "hidden" not in known and "channels" in known:
+        if "hidden" in given and "hidden" not in self.options and "channels" in self.options:
             given["channels"] = given.pop("hidden")
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(self.make).parameters.values())
-        for name in given:
-            if name not in known and not takes_any:
-                raise unknown_name(f"option of backbone {self.name}", name, known)
-        model = self.make(ways, tuple(sample_shape), **given)
+        given = self.checked(given)
+        with weights_fit(f"backbone {self.name!r}", {**self.options, **given}):
+            model = self.make(ways, tuple(sample_shape), **given)
         if not isinstance(model, nn.Module):
             raise InputError(f"expected an nn.Module of backbone {self.name!r}, got {type(model).__name__}")
         return model

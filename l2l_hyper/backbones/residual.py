@@ -7,14 +7,16 @@ from collections import OrderedDict
 from torch import nn
 
 from .._learn2learn import learn2learn
+from ..settings import Count, Share, checked_arguments
 from .network import Network, PixelMean
-from .shapes import convolved, image
+from .shapes import SampleShape, convolved, image
 
 __all__ = ["resnet12", "wrn28"]
 
 
+@checked_arguments
 def resnet12(
-    ways: int, sample_shape: tuple[int, ...], *, wider: bool = True, pooled: bool = True, dropout: float = 0.0
+    ways: Count, sample_shape: SampleShape, *, wider: bool = True, pooled: bool = True, dropout: Share = 0.0
 ) -> nn.Module:
     """l2l.vision.models.ResNet12 without DropBlock, which cannot run for many tasks at once.
 
@@ -47,7 +49,8 @@ def resnet12(
     return network
 
 
-def wrn28(ways: int, sample_shape: tuple[int, ...], *, width: int = 10, dropout: float = 0.0) -> nn.Module:
+@checked_arguments
+def wrn28(ways: Count, sample_shape: SampleShape, *, width: Count = 10, dropout: Share = 0.0) -> nn.Module:
     """l2l.vision.models.WRN28: a wide residual network of 28 layers, features are means over pixels.
 
     See Zagoruyko and Komodakis 2016, "Wide Residual Networks", https://arxiv.org/abs/1605.07146, and Dhillon et al.

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from ..errors import InputError
+from ..settings import Count
 
-__all__ = ["cannot_read", "convolved", "image"]
+__all__ = ["SampleShape", "cannot_read", "convolved", "image"]
+
+
+SampleShape = tuple[Count, ...]
 
 
 def image(name: str, sample_shape: tuple[int, ...], *, least: int = 1) -> tuple[int, int, int]:

@@ -24,11 +24,11 @@ def read(name: str, loader: Loader, root: Path) -> list[ImageSet]:
     if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
         what = "a folder that cannot be read" if root.is_dir() else "a file" if root.exists() else "no such folder"
         raise InputError(f"expected {loader.expects} in the data root {root}, got {what}; give the folder that has it")
-    elsewhere = user_cache() / hashlib.sha256(str(root).encode()).hexdigest()[:12]
+    elsewhere = [folder / hashlib.sha256(str(root).encode()).hexdigest()[:12] for folder in user_cache()]
     return [
         stored(
             f"{name}-{part}",
-            [root / "l2l_hyper", elsewhere],
+            [root / "l2l_hyper", *elsewhere],
             signature=functools.partial(loader.signature, root, part),
             build=functools.partial(loader.contents, root, part),
         )

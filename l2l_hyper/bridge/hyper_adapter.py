@@ -10,12 +10,15 @@ from torch import nn
 
 from ..errors import InputError
 from ..functional import Normalization, convert_norm, share_copy
+from ..memory import weights_fit
 from ..methods import hyper_adapter
 from ..registry import unknown_name
+from ..settings import Positive, checked_value
 from .protocol import Learner, check_plain
 
 __all__ = ["HyperAdapter"]
 
+_NOT_OF_A_LEARNER = {"lr", "inner_lr", "steps", "encoder", "backbone", "backbone_options"}
 _RENAMED = {"start": "base_learner", "change": "modulation"}
 
 
@@ -43,7 +46,8 @@ class HyperAdapter(Learner):
             on the other queries.
         generate: shell patterns of the weights that are generated besides the last layer, such as ``["features.*"]``.
         encoder: a larger network that reads the support set besides ``model``; queries never pass through it.
-        head: name of the last layer where that is not the last ``nn.Linear`` that the model registers.
+        head: name of the last layer, for a network whose forward pass does not tell which ``nn.Linear`` that is; an
+            error then says so.
         **options: of :class:`~l2l_hyper.methods.hyper_adapter.HyperAdapterOptions`: ``base_learner``, ``linear_map``,
             ``residual``, ``generator``, ``scale``, ``penalty``, ``width``, ``blocks``, ``heads``, ``dropout``,
             ``modulation``.
@@ -84,9 +88,13 @@ class HyperAdapter(Learner):
         if not isinstance(model, nn.Module):
             raise InputError(f"expected an nn.Module to adapt, got {type(model).__name__}")
         for network in (model, encoder):
-            if network is not None:
+            if isinstance(network, nn.Module):
                 check_plain(network)
-        known = set(hyper_adapter.HyperAdapterOptions.__dataclass_fields__) - {"lr", "inner_lr", "steps", "encoder"}
+        flags = {"first_order": first_order, "allow_unused": allow_unused, "allow_nograd": allow_nograd}
+        for name, value in flags.items():
+            checked_value(bool | None, value, name)
+        lr = checked_value(Positive, lr, "lr", 0.5)
+        known = set(hyper_adapter.HyperAdapterOptions.__dataclass_fields__) - _NOT_OF_A_LEARNER
         for name in list(options):
             if name in _RENAMED:
                 new, value = _RENAMED[name], options.pop(name)
@@ -94,15 +102,18 @@ class HyperAdapter(Learner):
                 options[new] = "own" if value == "base" else value
             elif name not in known:
                 raise unknown_name("option of HyperAdapter", name, known)
+        encoder = checked_value(nn.Module | None, encoder, "encoder")
+        generate = checked_value(str | Sequence[str], generate, "generate")
         patterns = generate if isinstance(generate, str) else ",".join(generate)
-        method = hyper_adapter.HyperAdapter(
-            convert_norm(share_copy(model, copy_buffers=False), normalization),
-            hyper_adapter.HyperAdapterOptions(inner_lr=lr, generate=patterns, **options),
-            encoder=encoder,
-            head=head,
-            first_order=first_order,
-            allow_unused=allow_nograd if allow_unused is None else allow_unused,
-        )
+        with weights_fit("HyperAdapter", options):
+            method = hyper_adapter.HyperAdapter(
+                convert_norm(share_copy(model), normalization),
+                hyper_adapter.HyperAdapterOptions(inner_lr=lr, generate=patterns, **options),
+                encoder=encoder,
+                head=head,
+                first_order=first_order,
+                allow_unused=allow_nograd if allow_unused is None else allow_unused,
+            )
         super().__init__(method, allow_nograd=allow_nograd)
         self.lr = lr
 

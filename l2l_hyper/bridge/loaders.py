@@ -1,4 +1,7 @@
-"""The images of learn2learn's benchmarks, read through its own dataset classes and never downloaded."""
+"""The images of learn2learn's benchmarks, as its own dataset classes have them and never downloaded.
+
+Those of its classes that unpickle are not used: their files are read by :func:`~l2l_hyper.bridge.pickles.read_arrays`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 from .._learn2learn import learn2learn
 from ..data.cache import Contents
 from ..errors import InputError
+from .pickles import read_arrays
 
 __all__ = ["LOADERS", "Loader", "omniglot_loader"]
 
@@ -126,10 +130,16 @@ def _mini_imagenet_sources(root: Path, split: str) -> list[Path]:
 
 
 def _mini_imagenet(root: Path, split: str) -> Contents:
-    _needed(root / f"mini-imagenet-cache-{split}.pkl")
-    loader = learn2learn().vision.datasets.MiniImagenet(str(root), mode=split)
-    pixels, names = loader.data["image_data"], list(loader.class_idx)  # loader.x is the same, as floats
-    return _by_class(loader.y, lambda label: str(names[label]), lambda indices: pixels[indices])
+    path = root / f"mini-imagenet-cache-{split}.pkl"
+    _needed(path)
+    content = read_arrays(path)
+    pixels, names = content["image_data"], list(content["class_dict"])
+    labels = np.full(len(pixels), -1)
+    for label, name in enumerate(names):
+        labels[content["class_dict"][name]] = label
+    if labels.min() < 0:
+        raise ValueError("some images are of no class")
+    return _by_class(labels, lambda label: str(names[label]), lambda indices: pixels[indices])
 
 
 def _tiered_imagenet_files(root: Path, split: str) -> list[Path]:
@@ -137,9 +147,16 @@ def _tiered_imagenet_files(root: Path, split: str) -> list[Path]:
 
 
 def _tiered_imagenet(root: Path, split: str) -> Contents:
-    _needed(*_tiered_imagenet_files(root, split))
-    loader = learn2learn().vision.datasets.TieredImagenet(str(root), mode=split)
-    return _by_class(loader.labels, str, lambda indices: np.stack([np.asarray(loader[i][0]) for i in indices]))
+    from PIL import Image
+
+    paths = _tiered_imagenet_files(root, split)
+    _needed(*paths)
+    files, labels = map(read_arrays, paths)
+
+    def images(indices: NDArray[np.int64]) -> NDArray[Any]:
+        return np.stack([np.asarray(Image.open(io.BytesIO(files[i]))) for i in indices])
+
+    return _by_class(labels["label_specific"], str, images)
 
 
 def _fc100_sources(root: Path, split: str) -> list[Path]:
@@ -147,9 +164,10 @@ def _fc100_sources(root: Path, split: str) -> list[Path]:
 
 
 def _fc100(root: Path, split: str) -> Contents:
-    _needed(root / f"FC100_{_short(split)}.pickle")
-    loader = learn2learn().vision.datasets.FC100(str(root), mode=split)
-    return _by_class(loader.labels, str, lambda indices: np.asarray(loader.images)[indices])
+    path = root / f"FC100_{_short(split)}.pickle"
+    _needed(path)
+    content = read_arrays(path)
+    return _by_class(content["labels"], str, lambda indices: np.asarray(content["data"])[indices])
 
 
 def _cifarfs_sources(root: Path, split: str) -> list[Path]:

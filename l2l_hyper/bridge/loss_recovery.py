@@ -58,7 +58,8 @@ def recover(
         delta: ``torch.autograd.grad(loss, logits, create_graph=True)``, shape ``(N, C)``.
         loss: the loss, a scalar.
         labels: the labels where the caller knows them: integers ``(N,)`` or ``(N, 1)``, -100 for a sample to leave out;
-            one-hot or soft labels or values ``(N, C)``; a tensor, array or list.  They are checked against the loss
+            one-hot or soft labels or values ``(N, C)``; a tensor, array or list.  Those of tokens have one dimension
+            more, and each token is a sample.  They are checked against the loss
             where it shows its own.  Where it does not show weights, every sample weighs 1, and the scale is that of the
             cross-entropy or squared error whose derivative is nearest.
         at: what ``delta`` is the derivative by, where that is an edge of the graph instead of ``logits``.
@@ -142,7 +143,10 @@ def _checked(seen: Seen, like: Tensor, labels: Any) -> Recovered:
 
 def _read(y: Any, n: int, c: int) -> tuple[Kind, Array, Array]:
     """Kind and targets ``(N, C)`` from labels in any form, and 1 for the samples that have one."""
-    y = y.reshape(n) if y.shape == (n, 1) and c > 1 else y.reshape(n, 1) if y.shape == (n,) and c == 1 else y
+    if y.size == n:  # also those of tokens (N, L), each of which is a row of the logits
+        y = y.reshape(n) if c > 1 else y.reshape(n, 1)
+    elif y.ndim > 2 and y.size == n * c:
+        y = y.reshape(n, c)
     if y.shape == (n,) and y.dtype.kind in "iub":
         y = y.astype(np.int64)
         known = y != -100

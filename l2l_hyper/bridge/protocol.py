@@ -16,8 +16,11 @@ from ..data.episode import SupportSet, cross_entropy, squared_error
 from ..errors import InputError
 from ..functional import clone_tree, held_statistics, hold_statistics, install, tensors, update_running
 from ..functional.norm import EpisodicBatchNorm
+from ..memory import require_memory
 from ..methods.contract import Method
+from ..methods.inner_loop import require_gradients
 from ..methods.taskwise import Adapted, Inputs, Pass, TaskwiseNetwork
+from ..settings import Count, checked_value
 from .loss_recovery import Recovered, recover
 from .penalty import Switch, following_the_loss
 
@@ -47,17 +50,23 @@ class _Record:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A support mini-batch: the arguments of the forward pass, targets and ways."""
+    """A support mini-batch: the arguments of the forward pass, targets and ways, and which rows of the logits count."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     y: Tensor
     ways: int | None
+    rows: Tensor | None = None
+
+    @property
+    def every_row(self) -> Tensor:
+        """``rows``, also where all count."""
+        return torch.ones_like(self.y[..., :1], dtype=torch.bool).flatten() if self.rows is None else self.rows
 
     def converted(self, fn: Callable[[Tensor], Tensor]) -> _Piece:
         args = tuple(fn(arg) if isinstance(arg, Tensor) else arg for arg in self.args)
         kwargs = {name: fn(arg) if isinstance(arg, Tensor) else arg for name, arg in self.kwargs.items()}
-        return _Piece(args, kwargs, fn(self.y), self.ways)
+        return _Piece(args, kwargs, fn(self.y), self.ways, None if self.rows is None else fn(self.rows))
 
 
 class Learner(nn.Module):
@@ -197,7 +206,8 @@ class Learner(nn.Module):
             first_order: overrides the learner's.
             allow_unused: overrides the learner's.
             allow_nograd: overrides the learner's.
-            support: samples and labels ``(x, y)`` instead of a loss.  Works under ``torch.no_grad()``.
+            support: samples and labels ``(x, y)`` instead of a loss, -100 for a sample or token that has none.  Works
+                under ``torch.no_grad()``.
             labels: with ``loss``, the labels y, for losses that do not show them.
             ways: with ``support``, number of classes; defaults to the outputs of the network's last layer.  Where y may
                 be values, it says that numbers ``(N, ways)`` which sum to one are shares of classes.
@@ -209,12 +219,14 @@ class Learner(nn.Module):
         """
         if (loss is None) == (support is None):
             raise InputError(f"adapt needs a loss or support=(x, y), got {'neither' if loss is None else 'both'}")
+        if self._iterative:
+            require_gradients()
         frozen = self._frozen()
         if frozen and not (self.allow_nograd if allow_nograd is None else allow_nograd):
             raise InputError(f"generated weights must require gradients, {frozen[0]!r} does not; try allow_nograd=True")
         method = self._method(first_order, allow_unused)
         if support is not None:
-            self._read(method, self._given(*support, ways), None)
+            self._read(method, self._given(*_samples(support), ways), None)
         elif self._iterative:
             assert loss is not None
             self._descend(method, loss, labels)
@@ -261,9 +273,13 @@ class Learner(nn.Module):
 
     def adapt_tasks(self, support: Tensor, labels: Tensor, *, ways: int | None = None) -> Any:
         """Adapt to T tasks at once, from samples ``(T, N, *)`` and classes ``(T, N)`` or values ``(T, N, C)``."""
-        if labels.is_floating_point():
-            return self.method.adapt(SupportSet(support, labels, None, squared_error))
-        return self.method.adapt(SupportSet(support, labels, self._ways if ways is None else ways))
+        of_values = labels.is_floating_point()
+        ways = None if of_values else self._ways if ways is None else ways
+        whole = SupportSet(support, labels, ways, squared_error if of_values else cross_entropy)
+        whole.check_labels(every_class=getattr(self.method, "needs_every_class", False))
+        adapted = self.method.adapt(whole)
+        _require_finite(adapted, support)
+        return adapted
 
     def predict_tasks(self, adapted: Any, query: Tensor) -> Tensor:
         """Outputs ``(T, Q, C)`` on queries ``(T, Q, *)`` of the tasks that were adapted to."""
@@ -309,33 +325,31 @@ class Learner(nn.Module):
         ways = next((n for n in (ways, columns, self._ways) if n is not None), None)
         if ways is None:
             raise InputError("expected ways= with support=, as the method has no last layer to tell them by; got None")
+        ways = checked_value(Count, ways, "ways")
+        require_memory(8 * len(x) * ways, f"a support set of {ways:,} ways", "ask for fewer ways")
+        kept, is_token = y.flatten() != -100, y.dim() > 1
+        y = y.flatten()[kept]
         if len(y) and (y.min() < 0 or y.max() >= ways):
             raise InputError(
                 f"labels must lie in 0 … {ways - 1} for {ways} ways, got {int(y.min())} … {int(y.max())}; "
-                "try ways=, relabel the task, or head= if the last nn.Linear does not make the outputs"
+                "try ways=, relabel the task, or head= if another nn.Linear makes the outputs"
             )
-        return _Piece((x,), {}, y, ways)
+        return _Piece((x,), {}, y, ways, kept) if is_token else _Piece((x if kept.all() else x[kept],), {}, y, ways)
 
     def _recovered(self, record: _Record, found: Recovered | None) -> tuple[_Piece, Pass]:
         """Samples of weight zero are not in the loss, so they are not in the support set."""
         assert found is not None
-        kept = found.weights > 0
+        kept, rows = found.weights > 0, None
         args, targets = record.args, found.targets
         seen = Pass(record.logits, record.logits, record.features, record.statistics, {})
         if not kept.all():
-            if len(args) == 1 and len(args[0]) != len(kept):
-                raise InputError(
-                    f"the loss leaves out {int((~kept).sum())} of {len(kept)} tokens, and a support set holds whole "
-                    "samples; give every token of the support set a label"
-                )
-            if len(args) != 1 or record.kwargs:
-                raise InputError(
-                    f"the loss leaves out {int((~kept).sum())} of {len(kept)} samples, which cannot be taken out of a "
-                    "model of several inputs; pass those in the loss alone, or use adapt(support=(x, y))"
-                )
-            args, targets = (args[0][kept],), targets[kept]
-            assert self._network is not None
-            seen = self._network(args[0].unsqueeze(0), track=False)  # whose statistics are of those in the loss alone
+            targets = targets[kept]
+            if len(args) == 1 and not record.kwargs and len(args[0]) == len(kept):
+                args = (args[0][kept],)
+                assert self._network is not None
+                seen = self._network(args[0].unsqueeze(0), track=False)  # whose statistics are of those in the loss
+            else:  # tokens, or a model of several inputs, which pass as they are
+                rows, seen = kept, seen.of_rows(kept)
         one_hot = targets.round()
         if found.kind == "values" and targets.shape[-1] > 1 and _are_shares(one_hot) and _are_close(targets, one_hot):
             targets, is_class = one_hot, not getattr(self.method, "needs_every_class", False)
@@ -343,20 +357,20 @@ class Learner(nn.Module):
             is_class = found.kind == "classes"
         hard = is_class and bool(((targets == 0) | (targets == 1)).all())
         y = targets.argmax(-1) if hard else targets
-        return _Piece(args, record.kwargs, y, targets.shape[-1] if is_class else None), seen
+        return _Piece(args, record.kwargs, y, targets.shape[-1] if is_class else None, rows), seen
 
     def _read(self, method: Method, piece: _Piece, seen: Pass | None) -> None:
         """Adapt a method that reads the support set to the mini-batches so far, this one included."""
         pieces = self._pieces if self._pieces and self._pieces[0].ways == piece.ways and not self._iterative else ()
         same = [i for i, held in enumerate(pieces) if _same_samples(held, piece)]
-        if same and torch.equal(pieces[same[0]].y, piece.y):
+        if same and all(torch.equal(getattr(pieces[same[0]], of), getattr(piece, of)) for of in ("y", "every_row")):
             return
         pieces = (*(held for i, held in enumerate(pieces) if i not in same), piece)
         whole = _merged(pieces)
         if getattr(method, "needs_every_class", False):
             _check_every_class(whole)
-        plain = len(whole.args) == 1 and not whole.kwargs
-        x: Any = whole.args[0].unsqueeze(0) if plain else Inputs(whole.args, whole.kwargs)
+        plain = len(whole.args) == 1 and not whole.kwargs and whole.rows is None
+        x: Any = whole.args[0].unsqueeze(0) if plain else Inputs(whole.args, whole.kwargs, whole.rows)
         loss = squared_error if whole.ways is None else cross_entropy
         if self._adapted is not None and not self._iterative and self._network is not None:
             install(self._network.module, self._network.places, self._replaced)
@@ -368,27 +382,27 @@ class Learner(nn.Module):
                 frozen = self._frozen()
                 weights = {name: w.detach().requires_grad_(name not in frozen) for name, w in before.weights.items()}
                 before = replace(before, weights=weights)
-            self._adapted = method.adapt(support, before)  # type: ignore[call-arg]
+            adapted = method.adapt(support, before)  # type: ignore[call-arg]
         else:
-            self._adapted = method.adapt(support)
-        self._pieces, self._of_classes = pieces, whole.ways is not None
+            adapted = method.adapt(support)
+        _require_finite(adapted, x)
+        self._adapted, self._pieces, self._of_classes = adapted, pieces, whole.ways is not None
 
     def _descend(self, method: Method, loss: Tensor, labels: Any) -> None:
         """Let a method take a step down the script's own loss, whatever that is."""
         reads_labels = getattr(method, "reads_labels", True)
         record, found = self._about(loss, labels, recovering=reads_labels)
-        y, ways = record.logits.new_zeros(0), None
+        piece = _Piece(record.args, record.kwargs, record.logits.new_zeros(0), None)
+        seen = Pass(record.logits, record.logits, record.features, record.statistics, {})
         if found is not None:
-            piece, _ = self._recovered(record, found)
-            y, ways = piece.y, piece.ways
-            if len(y) != record.logits.shape[1]:
+            piece, seen = self._recovered(record, found)
+            if piece.rows is None and len(piece.y) != record.logits.shape[1]:
                 raise InputError(
                     "the loss leaves out some of the samples that were passed; pass those in the loss alone"
                 )
-            self._of_classes = ways is not None
-        seen = Pass(record.logits, record.logits, record.features, record.statistics, {})
-        x: Any = Inputs(record.args, record.kwargs)
-        support = SupportSet(x, y.unsqueeze(0), ways, lambda *_: loss, seen)
+            self._of_classes = piece.ways is not None
+        x: Any = Inputs(piece.args, piece.kwargs, piece.rows)
+        support = SupportSet(x, piece.y.unsqueeze(0), piece.ways, lambda *_: loss, seen)
         before = self._adapted if self._adapted is not None else Adapted(record.weights, steps=0)
         self._adapted = method.adapt(support, before)  # type: ignore[call-arg]
 
@@ -506,18 +520,45 @@ def is_running_average(module: nn.Module, name: str) -> bool:
     return name in averages and (ours or isinstance(module, nn.modules.batchnorm._NormBase))
 
 
+def _samples(support: Any) -> tuple[Tensor, Any]:
+    """The two parts of ``support=``; samples that were made in inference mode as others, which a graph can hold."""
+    if not isinstance(support, tuple | list) or len(support) != 2:
+        raise InputError(f"expected support=(x, y), samples and their labels, got {type(support).__name__}")
+    x, y = support
+    if not isinstance(x, Tensor) or x.ndim == 0 or len(x) == 0:
+        arrived = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"expected one or more support samples as a tensor (N, *), got {arrived}; try torch.stack")
+    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x, y
+
+
+def _require_finite(adapted: Any, x: Any) -> None:
+    """Raise ``InputError`` for weights that are not finite."""
+    weights = adapted.weights.values() if isinstance(adapted, Adapted) else ()
+    if not all(bool(w.isfinite().all()) for w in weights):
+        bad = isinstance(x, Tensor) and not x.isfinite().all()
+        reason = "has samples that are not finite; look at the data" if bad else "does not; try a smaller learning rate"
+        raise InputError(f"expected a support set that gives finite weights, got one that {reason}")
+
+
 def _labels(y: Any, samples: int, device: torch.device) -> tuple[Tensor, int | None]:
-    """Labels ``(N,)`` as int64, or values, from whatever holds one per sample; and the columns of one-hot ones."""
-    y = torch.as_tensor(y, device=device)
+    """Labels ``(N,)``, or ``(N, L)`` of tokens, as int64, or values, in any form; and the columns of one-hot ones."""
+    try:
+        y = torch.as_tensor(y, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"expected labels as a tensor, array or list of numbers, got {type(y).__name__} ({error})"
+        ) from error
+    if y.dim() == 0:
+        raise InputError(f"expected one label per sample, got the number {y}")
     columns = y.shape[1] if y.dim() == 2 and y.shape[1] > 1 else None
     if columns and _are_shares(y) and (y.amax(1) == 1).all():
         y = y.long().argmax(1)
     elif not y.is_floating_point():
-        y = y.squeeze(-1) if y.shape == (samples, 1) else y
-        y = y.long()
-    if len(y) != samples or (y.dim() != 1 and not y.is_floating_point()):
+        y, columns = (y.squeeze(-1) if y.shape == (samples, 1) else y).long(), None
+    if len(y) != samples:
         raise InputError(
-            f"support=(x, y) needs one label per sample, got {samples} samples and labels {tuple(y.shape)}"
+            f"support=(x, y) needs one label per sample, or of tokens (N, L), got {samples} samples and labels "
+            f"{tuple(y.shape)}"
         )
     return y, columns
 
@@ -545,8 +586,13 @@ def _merged(pieces: Sequence[_Piece]) -> _Piece:
             "a further support mini-batch of a model of several inputs cannot be added to the first; pass the whole "
             "support set at once"
         )
-    x, y = (torch.cat(parts) for parts in zip(*((piece.args[0], piece.y) for piece in pieces), strict=True))
-    return _Piece((x,), {}, y, pieces[0].ways)
+    if any(piece.args[0].shape[1:] != pieces[0].args[0].shape[1:] for piece in pieces):
+        raise InputError(
+            "expected support mini-batches of samples of one shape, got "
+            f"{', '.join(str(tuple(piece.args[0].shape[1:])) for piece in pieces)}; pad them alike"
+        )
+    x, y, rows = (torch.cat(parts) for parts in zip(*((p.args[0], p.y, p.every_row) for p in pieces), strict=True))
+    return _Piece((x,), {}, y, pieces[0].ways, None if rows.all() else rows)
 
 
 def _check_every_class(piece: _Piece) -> None:

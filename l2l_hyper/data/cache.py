@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..files import replacing
+from ..files import expanded, replacing
+from ..locks import remove_leftovers
 
 __all__ = ["Contents", "ImageSet", "stored", "user_cache"]
 
@@ -58,9 +59,10 @@ class _Unusable(Exception):
     """Why a cache cannot be used."""
 
 
-def user_cache() -> Path:
-    """The folder of this package under the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "l2l_hyper"
+def user_cache() -> list[Path]:
+    """The folder of this package under ``$XDG_CACHE_HOME`` or ``~/.cache``; none where there is no home folder."""
+    folder = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "l2l_hyper"
+    return [folder] if folder.is_absolute() else []
 
 
 def stored(
@@ -80,6 +82,7 @@ def stored(
     """
     current = signature()
     for folder in folders:
+        remove_leftovers(folder)
         if not os.path.exists(folder / f"{name}-v{_FORMAT}.json"):  # no, too, for a folder that may not be read
             continue
         try:

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError
+from ..memory import require_memory
+from ..settings import Count, checked_value
 
 __all__ = ["ACCURACY", "SQUARED_ERROR", "Episodes", "Metric", "SupportSet", "cross_entropy", "squared_error"]
 
@@ -24,13 +26,19 @@ def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error per task, from two tensors ``(T, Q, *)``, shape ``(T,)``."""
+    """Mean squared error per task, from two tensors ``(T, Q, *)``, shape ``(T,)``; ``InputError`` for two shapes."""
+    if outputs.shape != targets.shape:
+        raise InputError(
+            f"expected values of the shape of the outputs, {tuple(outputs.shape)}, got {tuple(targets.shape)}; "
+            "a value per sample is (T, N, 1)"
+        )
     return (outputs - targets).square().flatten(1).mean(1)
 
 
 def accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Share of samples whose largest logit is that of their label, per task, shape ``(T,)``."""
-    return (outputs.argmax(-1) == labels).float().flatten(1).mean(1)
+    """Share of samples whose largest logit is finite and that of their label, per task, shape ``(T,)``."""
+    right = (outputs.argmax(-1) == labels) & outputs.amax(-1).isfinite()
+    return right.float().flatten(1).mean(1)
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,9 @@ class SupportSet:
         loss: outputs and ``y`` to one loss per task.
         seen: what the network showed of ``x`` before adaptation, where a caller has it already; a method that reads it
             (:class:`~l2l_hyper.methods.taskwise.Pass`) spares itself that pass.
+
+    Raises:
+        InputError: for samples and labels of different tasks, and for a task without a sample.
     """
 
     x: Tensor
@@ -74,8 +85,46 @@ class SupportSet:
     loss: Loss = cross_entropy
     seen: Any = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.x, Tensor) or not isinstance(self.y, Tensor):
+            return  # the arguments of a network that takes several, or a loss that knows its targets
+        if min(self.x.ndim, self.y.ndim) < 2 or len(self.x) != len(self.y) or 0 in self.x.shape[:2]:
+            raise InputError(
+                "expected samples (T, N, *) and labels (T, N) of as many tasks, with at least one sample in each, got "
+                f"shapes {tuple(self.x.shape)} and {tuple(self.y.shape)}; a single task is x[None] and y[None]"
+            )
+        if self.ways is not None and not self.y.is_floating_point():
+            object.__setattr__(self, "y", self.y.long())
+
     def __len__(self) -> int:
         return len(self.x)
+
+    def check_labels(self, *, every_class: bool) -> None:
+        """Look at every label, for which a GPU has to be waited for.
+
+        Args:
+            every_class: whether each class needs a sample.
+
+        Raises:
+            InputError: for other numbers of samples and labels, labels outside the ways, and classes without a sample.
+        """
+        if self.x.shape[1] != self.y.shape[1]:
+            raise InputError(
+                f"expected one label per sample, got {self.x.shape[1]} samples and {self.y.shape[1]} labels"
+            )
+        if self.ways is None or self.y.is_floating_point():
+            return
+        ways = checked_value(Count, self.ways, "ways")
+        require_memory(8 * self.y.numel() * ways, f"a support set of {ways:,} ways", "ask for fewer ways")
+        low, high = self.y.min(), self.y.max()
+        if low < 0 or high >= ways:
+            raise InputError(
+                f"labels must lie in 0 … {ways - 1} for {ways} ways, got {low} … {high}; relabel the tasks"
+            )
+        if every_class and not self.one_hot(torch.bool).any(1).all():
+            raise InputError(
+                f"every class needs a support sample in each task, got {ways} ways and a class without one"
+            )
 
     @property
     def rows(self) -> Tensor:

@@ -76,7 +76,7 @@ def glyph_images() -> ImageSet:
     """The typeset glyphs, drawn when first asked for and kept in the user's cache folder."""
     return stored(
         "glyphs",
-        [user_cache()],
+        user_cache(),
         signature=lambda: f"recipe {_RECIPE}, matplotlib {metadata.version('matplotlib')}",
         build=draw_glyphs,
     )

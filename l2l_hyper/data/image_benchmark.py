@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
+from ..files import expanded
 from .cache import ImageSet
 from .counter_random import stream, words
 from .taskset import TensorTaskset
@@ -62,7 +63,7 @@ class ImageBenchmark:
             raise InputError(f"split_seed must be at least 0, got {split_seed}")
         if rotations is None:
             rotations = self.rotations or False
-        parts = [_on(device, image_set) for image_set in self.read(Path(root).expanduser().absolute())]
+        parts = [_on(device, image_set) for image_set in self.read(expanded(os.fspath(root)).absolute())]
         splits: list[Sequence[int]] = [range(len(part.classes)) for part in parts]
         if len(parts) == 1:
             parts, splits = parts * 3, self._split(len(parts[0].classes), split_seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import random
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError
+from ..memory import require_memory
+from ..settings import Count, Natural, Positive, checked_value
 from .counter_random import below, counters, stream, subsets, words
 from .episode import ACCURACY, Episodes, Loss, Metric, cross_entropy
 
 __all__ = ["Scale", "TensorTaskset"]
 
-Scale = float | tuple[Sequence[float], Sequence[float]]
+Scale = float | tuple[Sequence[float], Sequence[Positive]]
 
 
 class TensorTaskset:
@@ -86,12 +89,14 @@ class TensorTaskset:
             raise InputError(f"expected a tensor of samples with shape (N, *), got {what}; convert it with torch.stack")
         if rotations not in (False, True, "class", "task"):
             raise InputError(f'rotations must be False, True, "class" or "task", got {rotations!r}')
+        samples, scale = checked_value(Count, samples, "samples"), checked_value(Scale | None, scale, "scale")
+        name, seed = checked_value(str, name, "name"), checked_value(int, seed, "seed")
         if rotations and (x.ndim != 4 or x.shape[2] != x.shape[3]):
             raise InputError(
                 f"rotations need square images (N, C, H, W), got samples of shape {tuple(x.shape[1:])}; "
                 "use rotations=False"
             )
-        if num_tasks < -1 or num_tasks == 0:
+        if checked_value(int, num_tasks, "num_tasks") < -1 or num_tasks == 0:
             raise InputError(f"num_tasks must be positive, or -1 for an unlimited number, got {num_tasks}")
         members = _members(classes, len(x))
         if class_names is not None and len(class_names) != len(members):
@@ -174,6 +179,8 @@ class TensorTaskset:
             InputError: for more ways than classes, or more shots and queries than samples per class.
         """
         ways = self.ways if ways is None else ways
+        self._check(ways, shots, queries)
+        self._require_memory(len(indices), ways, shots + queries, "episodes", "meta_batch", gathered=True)
         _, picks, turns = self._draw(counters(indices), ways, shots, queries, seed)
         support_labels, query_labels = (
             torch.arange(ways, device=self.device).repeat_interleave(each).repeat(len(picks), 1)
@@ -201,6 +208,7 @@ class TensorTaskset:
         Each class is drawn as often as any other. Where the taskset turns classes, class ``c`` of C classes turned by
         ``k`` times 90 degrees has the number ``c + k * C``.
         """
+        self._require_memory(len(indices), 1, 1, "samples", "class_batch", gathered=True)
         classes, picks, turns = self._draw(counters(indices), 1, 1, 0, seed)
         labels = torch.from_numpy((classes + turns * self.num_classes)[:, 0])
         return self._gather(picks, turns)[:, 0], labels.to(self.device, non_blocking=True)
@@ -210,6 +218,8 @@ class TensorTaskset:
     ) -> str:
         """SHA-256 of the classes and of the sample numbers and rotations of the first ``count`` episodes."""
         ways = self.ways if ways is None else ways
+        self._check(ways, shots, queries)
+        self._require_memory(count, ways, shots + queries, "episodes", "test_episodes")
         classes, picks, turns = self._draw(counters(range(count)), ways, shots, queries, seed)
         digest = hashlib.sha256("\x1f".join(self.class_names or []).encode())
         for numbers in (self._sizes, self._members, classes, self._members[picks], turns):
@@ -259,10 +269,9 @@ class TensorTaskset:
         return x, torch.from_numpy(labels).to(self.device).repeat_interleave(self.samples)
 
     def _check(self, ways: int, shots: int, queries: int) -> None:
-        if ways < 1 or shots < 1 or queries < 0:
-            raise InputError(
-                f"expected positive ways and samples per class, got ways={ways}, shots={shots}, queries={queries}"
-            )
+        checked_value(Count, ways, "ways")
+        checked_value(Count, shots, "shots")
+        checked_value(Natural, queries, "queries")
         if ways > self.num_classes:
             raise InputError(
                 f"{self.name or 'the taskset'} has {self.num_classes} classes, got ways={ways}; ask for fewer ways"
@@ -273,12 +282,22 @@ class TensorTaskset:
                 f"got {shots + queries} (shots + queries); ask for fewer"
             )
 
+    def _require_memory(
+        self, count: int, ways: int, each: int, what: str, option: str, *, gathered: bool = False
+    ) -> None:
+        """Raise ``InputError`` where so many draws do not fit into memory: their numbers and, if gathered, samples."""
+        numbers = count * (ways * (64 * (each + 2) + 4 * int(self._sizes.max())) + 4 * self.num_classes)
+        remedy = f"ask for fewer at once, as with a smaller {option}"
+        require_memory(numbers, f"{count:,} {what}", remedy)
+        if gathered:
+            size = self.x[:1].nbytes if self.scale is None else max(4, self.x.itemsize) * math.prod(self.sample_shape)
+            require_memory(2 * count * ways * each * size, f"{count:,} {what}", remedy, self.device)
+
     def _draw(
         self, numbers: NDArray[np.uint64], ways: int, shots: int, queries: int, seed: int | None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Classes (T, ways), positions in ``_members`` (T, ways, shots + queries) and quarter turns (T, ways)."""
-        self._check(ways, shots, queries)
-        seed = self.seed if seed is None else seed
+        seed = self.seed if seed is None else checked_value(int, seed, "seed")
         episodes = words(stream("episode", seed, self.name, ways, shots, queries), numbers)
         each = shots + queries
         bits = words(episodes[:, None], np.arange(ways * (each + 2), dtype=np.uint64))
@@ -325,7 +344,7 @@ def _members(
             raise InputError(f"expected one label for each of {count} samples, got labels of shape {labels.shape}")
         members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     else:
-        members = [np.asarray(m.cpu() if isinstance(m, Tensor) else m, np.int64) for m in classes]
+        members = [_indices(m) for m in classes]
     if not members or min(map(len, members)) == 0:
         raise InputError("expected at least one class and at least one sample per class; leave empty classes out")
     if min(m.min() for m in members) < 0 or max(m.max() for m in members) >= count:
@@ -333,3 +352,13 @@ def _members(
             f"expected sample indices from 0 to {count - 1}, got others; check the classes against the samples"
         )
     return members
+
+
+def _indices(member: Sequence[int] | NDArray[Any] | Tensor) -> NDArray[np.int64]:
+    numbers = np.asarray(member.cpu() if isinstance(member, Tensor) else member)
+    if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
+        raise InputError(
+            f"expected the sample indices of a class as a row of integers, got {numbers.dtype} of shape "
+            f"{numbers.shape}; give one row per class, or one label per sample as a tensor"
+        )
+    return numbers.astype(np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,17 @@ from rich.console import Console
 from torch import nn
 
 from ..data import Taskset
+from ..errors import InputError
 from ..methods import Method, as_method
+from ..settings import Name, checked_value
 from .distributed import is_first, process_group
 from .evaluation import evaluate_on
+from .folder import open_folder
 from .memory import tasks_at_once
 from .parts import Parts
 from .plan import Plan, make_plan
 from .provenance import collect
-from .records import Record, Result, open_folder
+from .records import Record, Result
 from .runner import carry_out
 from .training import train_and_test
 
@@ -76,7 +79,8 @@ def compare(
         ('ProtoNet', (4,))
     """
     values = {"seeds": seeds, "device": device, "data_root": data_root, "memory_limit": memory_limit, **settings}
-    parts = _parts(tasksets, methods, backbone, options or {}, values)
+    out = checked_value(Name | Path | None, out, "out")
+    parts = _parts(tasksets, [methods] if isinstance(methods, str) else methods, backbone, options or {}, values)
     plan, folder = parts.plan, None if out is None else Path(out)
     provenance = collect("l2l_hyper.compare", plan.device)
     with process_group(plan.device), nullcontext() if folder is None else open_folder(folder, plan.experiment):
@@ -163,12 +167,23 @@ def _parts(
     settings: Mapping[str, Any],
 ) -> Parts:
     """The plan by names, with the objects that were given in the place of some."""
+    for name, value, kind in (
+        ("methods", methods, Iterable),
+        ("tasksets", tasksets, Iterable),
+        ("options", options, Mapping),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise InputError(f"{name} must be a {kind.__name__.lower()}, got {type(value).__name__}")
+    for method, table in options.items():
+        if not isinstance(table, Mapping):
+            raise InputError(f"options of {_name(method)} must be a mapping, got {type(table).__name__}")
     values = {
         **settings,
         "tasksets": tasksets if isinstance(tasksets, str) else ", ".join(_name(taskset) for taskset in tasksets),
         "backbone": _name(backbone),
         "options": {_name(method): dict(table) for method, table in options.items()},
         "data_root": str(settings.get("data_root", Plan.data_root)),
+        "device": str(settings.get("device", Plan.device)),
         **({} if methods is None else {"methods": [_name(method) for method in methods]}),
     }
     return Parts(

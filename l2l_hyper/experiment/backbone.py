@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from ..backbones import BACKBONES, BackboneEntry
 from ..errors import InputError
-from ..registry import unknown_name
 from .config import Experiment
 
 __all__ = ["backbone_of"]
@@ -35,9 +33,4 @@ def backbone_of(
         options = {"channels": e.channels, **options}
     elif same and e.channels != Experiment().channels:
         raise InputError(f"backbone {name!r} has no option channels: leave --channels out")
-    for option, value in options.items():
-        try:
-            inspect.signature(entry.make).bind(e.ways, (), **{option: value})
-        except TypeError:
-            raise unknown_name(f"option of backbone {name}", option, entry.options) from None
-    return entry, options
+    return entry, entry.checked(options)

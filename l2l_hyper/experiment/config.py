@@ -7,17 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Lt
 
 from ..errors import InputError
 from ..files import plain
+from ..settings import Count, Name, Positive, Seed, Ways, check_fields
 from .recipe import Recipe
-from .settings import checked
 
 __all__ = ["Experiment", "Run", "renamed", "renamed_options"]
-
-Count = Annotated[int, Ge(1)]
-Ways = Annotated[int, Ge(2)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +50,7 @@ class Experiment(Recipe):
         InputError: for a value of another type or out of its range.
     """
 
-    tasksets: str = "glyphs"
+    tasksets: Name = "glyphs"
     ways: Ways = 5
     shots: Count = 1
     test_shots: tuple[Count, ...] | None = None
@@ -61,22 +58,21 @@ class Experiment(Recipe):
     train_queries: Count | None = None
     train_ways: Ways | None = None
     iterations: Count = 5000
-    train_seconds: Annotated[float, Gt(0)] | None = None
+    train_seconds: Positive | None = None
     meta_batch: Count = 16
     validate_every: Count = 500
     validation_episodes: Count = 200
     test_episodes: Ways = 600
     split_seed: Annotated[int, Ge(0), Lt(2**63)] = 0
-    metric: str | None = None
-    backbone: str = "omniglot-cnn"
+    metric: Name | None = None
+    backbone: Name = "omniglot-cnn"
     channels: Count = 64
     backbone_options: dict[str, Any] = field(default_factory=dict)
     normalization: Literal["support", "transductive", "running"] = "support"
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        for name, value in checked(type(self), vars(self), "setting").items():
-            object.__setattr__(self, name, value)
+        check_fields(self)
         if self.test_shots is not None and self.shots not in self.test_shots:
             raise InputError(f"test_shots must have shots, {self.shots}, among them, got {self.test_shots}")
 
@@ -86,9 +82,12 @@ class Run:
     """One method trained once with one seed within an experiment; ``options`` go to the method."""
 
     experiment: Experiment
-    method: str
-    seed: int = 0
+    method: Name
+    seed: Seed = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self, without=("experiment", "options"))
 
     @property
     def name(self) -> str:

@@ -53,9 +53,9 @@ def process_group(device: str) -> Iterator[None]:
         device: what each process computes on; "cuda" gives each the GPU of its local rank.
 
     Raises:
-        InputError: for a GPU with a number, or fewer GPUs than processes.
+        InputError: for a GPU with a number, fewer GPUs than processes, and an environment that is half of torchrun's.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or distributed.is_initialized():
+    if _started() == 1 or distributed.is_initialized():
         yield
         return
     after = signal.signal(signal.SIGTERM, _terminated)
@@ -139,6 +139,23 @@ def seed_each(*key: int) -> None:
     """
     if world_size() > 1:
         torch.manual_seed(int(stream("process", rank(), *key)[0]))
+
+
+def _started() -> int:
+    """The number of processes that torchrun started, by the environment that it gives each of them."""
+    remedy = "start the processes with torchrun, or unset WORLD_SIZE"
+    values = {name: os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT")}
+    if "WORLD_SIZE" not in os.environ or values["WORLD_SIZE"] == "1":
+        return 1
+    for name, value in values.items():
+        if not (value.isascii() and value.isdecimal()):
+            raise InputError(
+                f"expected {name} in the environment as a number, as torchrun gives it, got {value!r}: {remedy}"
+            )
+    rank, size = int(values["RANK"]), int(values["WORLD_SIZE"])
+    if rank >= size or not os.environ.get("MASTER_ADDR"):
+        raise InputError(f"expected RANK below WORLD_SIZE and a MASTER_ADDR, got {rank} of {size} processes: {remedy}")
+    return size
 
 
 def _join(device: torch.device) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from ..errors import InputError
 from ..methods import TaskwiseNetwork
 from .backbone import backbone_of
-from .checkpoint import load_checkpoint
-from .config import Run
 from .recipe.pretrained import read_pretrained
 
 __all__ = ["read_encoder"]
@@ -27,19 +24,17 @@ def read_encoder(path: str, seed: int, sample_shape: tuple[int, ...]) -> nn.Modu
         InputError: when the file cannot be read, was not written by a run, or holds weights of another backbone.
     """
     pretrained = read_pretrained(path, seed)
-    saved = load_checkpoint(pretrained.path, torch.device("cpu"))
-    if "run" not in saved:
+    run = pretrained.run
+    if run is None:
         raise InputError(
             f"expected a checkpoint of `l2l-hyper compare` in {pretrained.path}, which says what its backbone is, got "
             "a file without it; train the encoder with compare"
         )
-    run = Run.from_dict(saved["run"])
     entry, options = backbone_of(run.experiment, run.options)
     model = entry.build(run.experiment.ways, sample_shape, options)
     pretrained.load_backbone(model)
     network = TaskwiseNetwork(model)
-    centre = pretrained.backbone.get(f"{network.head_name}.centre")
-    if centre is not None:
+    if pretrained.centre is not None:
         network.read_unit_length()
-        network.head.centre = nn.Parameter(centre)
+        pretrained.load_centre(network)
     return network.module.requires_grad_(False).eval()

@@ -16,14 +16,16 @@ from .. import kernels
 from ..backbones import BACKBONES, BackboneEntry
 from ..data import METRICS, TASKSETS, BenchmarkTasksets, Episodes, Metric, manifest
 from ..errors import InputError
+from ..files import expanded
+from ..memory import require_memory
 from ..methods import METHODS, Method, MethodEntry
+from ..settings import checked, defaults
 from .backbone import backbone_of
 from .checkpoint import checkpoint_path
-from .config import Run
+from .config import Experiment, Run
 from .distributed import first_then_others
 from .encoder import read_encoder
 from .plan import Plan
-from .settings import checked, defaults
 
 __all__ = ["Parts", "find_device", "label_of"]
 
@@ -53,9 +55,10 @@ class Parts:
         if plan.kernels:
             kernels.enable()
         e, given = plan.experiment, methods or {}
+        _require_memory(e)
         self.plan = plan
         self.device = find_device(plan.device)
-        self.data_root = Path(plan.data_root).expanduser()
+        self.data_root = expanded(plan.data_root)
         self._tasksets = TASKSETS[e.tasksets] if tasksets is None else TASKSETS.entry(e.tasksets, tasksets)
         self.metric: Metric | None = None if e.metric is None else METRICS[e.metric]
         self.backbone: BackboneEntry = (
@@ -109,10 +112,15 @@ class Parts:
         """The backbone of a run for such episodes, with the initial weights of its seed."""
         torch.manual_seed(run.seed)
         np.random.seed(run.seed)  # noqa: NPY002 - learn2learn draws some initial weights with scipy, from numpy's global state
+        backbone, options = backbone_of(run.experiment, run.options, self.backbone)
+        sample_shape, outputs = self.form(episode)
+        return backbone.build(outputs, sample_shape, options)
+
+    def form(self, episode: Episodes) -> tuple[tuple[int, ...], int]:
+        """Shape of a sample and number of outputs of the backbone for such episodes."""
         values = episode.query_labels.shape[2:].numel()
         outputs = self.plan.experiment.ways if episode.ways is not None else values
-        backbone, options = backbone_of(run.experiment, run.options, self.backbone)
-        return backbone.build(outputs, tuple(episode.support.shape[2:]), options)
+        return tuple(episode.support.shape[2:]), outputs
 
     def method(self, run: Run, model: nn.Module, folder: Path | None = None) -> Method:
         """The method of a run around its backbone, on the device.
@@ -153,6 +161,14 @@ class Parts:
             name: [checked(entry.options, {name: value}, kind, f"{method}.")[name] for value in values]
             for name, values in table.items()
         }
+
+
+def _require_memory(e: Experiment) -> None:
+    """Raise ``InputError`` for more validation or test episodes than memory holds the numbers and scores of."""
+    samples = e.ways * (max(e.test_shots or (e.shots,)) + e.queries)
+    for name in ("validation_episodes", "test_episodes"):
+        count = getattr(e, name)
+        require_memory(count * (200 + 64 * samples), f"{count:,} {name}", f"lower {name}")
 
 
 def label_of(entry: MethodEntry, options: Mapping[str, Any]) -> str:

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Gt, Le, MinLen
 
 from ..errors import InputError
 from ..registry import unknown_name
+from ..settings import Name, Seed, check_fields, described, hints, parse_pairs, parse_value, tomllib
 from .config import Experiment, Run, renamed, renamed_options
-from .settings import checked, described, hints, parse_pairs, parse_value
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["SETTINGS", "Plan", "Setting", "from_flags", "make_plan", "merged", "read_preset"]
 
 # This module imports no torch, so that a bad flag is told at once.
-Name = Annotated[str, MinLen(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +47,18 @@ class Plan:
     experiment: Experiment = field(default_factory=Experiment)
     methods: Annotated[tuple[Name, ...], MinLen(1)] = ("hyper-adapter", "maml", "protonet")
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    seeds: Annotated[tuple[Annotated[int, Ge(0), Lt(2**32)], ...], MinLen(1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], MinLen(1)] = (0,)
     baseline: Name | None = None
     device: Name = "cpu"
-    memory_limit: Annotated[float, Gt(0)] = 2048.0
+    memory_limit: Annotated[float, Gt(0), Le(2**30)] = 2048.0
     data_root: Name = "~/data"
     kernels: bool = False
     grids: dict[str, dict[str, Annotated[list[Any], MinLen(1)]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        given = {name: value for name, value in vars(self).items() if name != "experiment"}
-        for name, value in checked(type(self), given, "setting").items():
-            object.__setattr__(self, name, tuple(dict.fromkeys(value)) if isinstance(value, tuple) else value)
+        check_fields(self, without=("experiment",))
+        for name in ("methods", "seeds"):
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
 
     def runs(self, options: Mapping[str, Mapping[str, Any]]) -> list[Run]:
         """All methods with the first seed, then with the next, so a comparison grows row by row.

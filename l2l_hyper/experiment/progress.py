@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..terminal import one_line
 from .records import MetricInfo
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def score_text(metric: MetricInfo, score: float, half_width: float | None = None
     """
     scale, unit, digits = (100, " %", ".2f") if metric.percent else (1, "", ".4g")
     interval = "" if half_width is None else f" ± {scale * half_width:{digits}}"
-    return f"{metric.name} {scale * score:{digits}}{interval}{unit}"
+    return f"{one_line(metric.name)} {scale * score:{digits}}{interval}{unit}"
 
 
 class RunProgress:
@@ -41,21 +41,21 @@ class RunProgress:
     """
 
     def __init__(self, console: Console, title: str, *, train_seconds: float | None = None) -> None:
-        self._console, self._title, self._train_seconds = console, title, train_seconds
+        self._console, self._title, self._train_seconds = console, one_line(title), train_seconds
         self._bar: Progress | None = None
         self._last_line = time.monotonic()
         if console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=None),
                 TaskProgressColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[status]}"),
+                TextColumn("{task.fields[status]}", markup=False),
                 console=console,
                 transient=True,
             )
-            self._task = self._bar.add_task(escape(title), total=None, status="")
+            self._task = self._bar.add_task(self._title, total=None, status="")
 
     def __enter__(self) -> RunProgress:
         if self._bar is not None:

@@ -40,14 +40,15 @@ def collect(command: str, device: str) -> Provenance:
     )
 
 
-def public_command(arguments: Sequence[str]) -> str:
+def public_command(arguments: Sequence[str], *, program: str = "l2l-hyper") -> str:
     """The command line as anyone may repeat it: the data root and absolute paths only by their last name.
 
     >>> public_command(["compare", "--data-root", "/home/me/data", "--out", "runs/a"])
     'l2l-hyper compare --data-root data --out runs/a'
     """
-    shown, after_data_root = ["l2l-hyper"], False
+    shown, after_data_root = shlex.split(program), False
     for argument in arguments:
+        argument = os.fsencode(argument).decode(errors="replace")  # a file's name may be any bytes, a record is text
         flag, equals, value = argument.partition("=")
         value = value if equals else argument
         is_data_root = after_data_root or (flag == "--data-root" and equals)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Le, Lt, MinLen
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..files import SCHEMA, create_once, plain, read_json, to_json, write_atomically
-from .config import Experiment, Run, renamed
+from ..files import SCHEMA, plain, read_json, to_json, write_atomically
+from .config import Experiment, Run
 from .provenance import Provenance
 
 __all__ = [
@@ -28,18 +30,30 @@ __all__ = [
     "ScoresAtShots",
     "existing_record",
     "make_record",
-    "open_folder",
     "read_record",
     "read_records",
+    "require_same",
     "write_record",
 ]
 
+T = TypeVar("T")
+
 _REMEDY = "delete it and give the same command again to make it anew"
-_Count = Annotated[int, Ge(0)]
+_Count = Annotated[int, Ge(0), Le(10**15)]
+_Number = Annotated[float, Ge(-1e100), Le(1e100)]  # sums and squares of which are finite
+_Share = Annotated[float, Ge(0), Le(1)]
+_Shots = Annotated[int, Ge(1), Le(10**15)]
+_Name = Annotated[str, MinLen(1)]
+
+
+class _Entries:
+    """Entries of a file: each is of its declared type and within its range, and there is no other."""
+
+    __pydantic_config__ = {"extra": "forbid", "strict": True}
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetricInfo:
+class MetricInfo(_Entries):
     """What the scores of a result are.
 
     Attributes:
@@ -48,13 +62,13 @@ class MetricInfo:
         percent: whether scores are shares from 0 to 1, which tables print in percent.
     """
 
-    name: str = "accuracy"
+    name: _Name = "accuracy"
     higher_is_better: bool = True
     percent: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class Point(_Entries):
     """One point of a training or validation curve.
 
     Attributes:
@@ -66,14 +80,14 @@ class Point:
     """
 
     iteration: _Count
-    seconds: float
-    loss: float | None
-    score: float
-    half_width: float | None = None
+    seconds: _Number
+    loss: _Number | None
+    score: _Number
+    half_width: _Number | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoresAtShots:
+class ScoresAtShots(_Entries):
     """What the tested weights reach with another number of shots than the experiment's ``shots``.
 
     Attributes:
@@ -83,15 +97,15 @@ class ScoresAtShots:
         manifest: what the episodes are.
     """
 
-    shots: Annotated[int, Ge(1)]
-    scores: list[float]
-    losses: list[float | None]
-    calibration_error: float | None = None
+    shots: _Shots
+    scores: list[_Number]
+    losses: list[_Number | None]
+    calibration_error: _Share | None = None
     manifest: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlScores:
+class ControlScores(_Entries):
     """What the tested weights reach under a control of the method, such as with what another task generated.
 
     Attributes:
@@ -101,12 +115,12 @@ class ControlScores:
     """
 
     control: str
-    shots: Annotated[int, Ge(1)]
-    scores: list[float]
+    shots: _Shots
+    scores: list[_Number]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(_Entries):
     """What one run measured.
 
     Attributes:
@@ -137,23 +151,23 @@ class Result:
     """
 
     metric: MetricInfo = field(default_factory=MetricInfo)
-    scores: list[float] = field(default_factory=list)
-    losses: list[float | None] = field(default_factory=list)
+    scores: list[_Number] = field(default_factory=list)
+    losses: list[_Number | None] = field(default_factory=list)
     validation: list[Point]
     training: list[Point]
     selected_iteration: _Count
-    best_validation_score: float
+    best_validation_score: _Number
     iterations: _Count
     episodes: _Count
-    seconds_to_train: float
-    adaptation_ms: float | None
-    peak_memory_mb: float | None
-    parameters: dict[str, int]
-    multiply_adds_per_query: int | None = None
-    calibration_error: float | None = None
+    seconds_to_train: _Number
+    adaptation_ms: _Number | None
+    peak_memory_mb: _Number | None
+    parameters: dict[str, _Count]
+    multiply_adds_per_query: _Count | None = None
+    calibration_error: _Share | None = None
     manifest: dict[str, Any]
     normalization: str
-    processes: int = 1
+    processes: _Count = 1
     other_shots: list[ScoresAtShots] = field(default_factory=list)
     controls: list[ControlScores] = field(default_factory=list)
     pretrained: str | None = None
@@ -208,35 +222,6 @@ class Record:
         )
 
 
-@contextmanager
-def open_folder(out: Path, experiment: Experiment) -> Iterator[Path]:
-    """Hold ``out`` for one experiment, pinned in its ``experiment.json``; several processes may hold it at once.
-
-    A block that fails before anything was kept leaves no pin behind, so a corrected command may use the folder.
-
-    Raises:
-        InputError: when the folder cannot be used or holds another experiment; nothing is overwritten.
-    """
-    try:
-        (out / "records").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"expected a folder to write into, got {out} ({error.strerror}): try another --out") from error
-    if not os.access(out, os.W_OK):
-        raise InputError(f"expected a folder to write into, got {out} (no permission): try another --out")
-    for record in read_records(out):
-        _require_same(out, record.run.experiment, experiment)
-    pin = out / "experiment.json"
-    created = create_once(pin, to_json({"schema": SCHEMA, "experiment": asdict(experiment)}))
-    try:
-        if not created:
-            _require_same(out, _read_pin(pin), experiment)
-        yield out
-    except BaseException:
-        if created and [path for path in out.rglob("*") if path.is_file()] == [pin]:
-            pin.unlink()
-        raise
-
-
 def make_record(run: Run, label: str, provenance: Provenance, result: Result) -> Record:
     """The record of a run that has just finished."""
     finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -269,7 +254,7 @@ def existing_record(out: Path, run: Run, defaults: Mapping[str, Any] | None = No
     """
     options = plain(run.options)
     for record in read_records(out):
-        _require_same(out, record.run.experiment, run.experiment)
+        require_same(out, record.run.experiment, run.experiment)
         if record.run.method != run.method:
             continue
         held = {**plain(defaults or {}), **record.run.options}
@@ -287,51 +272,106 @@ def read_records(out: Path) -> list[Record]:
     """All records of a folder, by method and seed.
 
     Raises:
-        InputError: when one of them is damaged.
+        InputError: when one of them is damaged or cannot be read.
     """
-    records = [read_record(path) for path in (out / "records").glob("*.json")]
+    folder = out / "records"
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"cannot read {folder} ({error.strerror}): try a folder that you may read") from error
+    records = [read_record(folder / name) for name in names if name.endswith(".json")]
     return sorted(records, key=lambda record: (record.run.method, record.run.seed))
+
+
+def require_same(out: Path, held: Experiment, wanted: Experiment) -> None:
+    """Refuse another experiment than the one that a folder holds.
+
+    Raises:
+        InputError: with what differs.
+    """
+    if held != wanted:
+        raise InputError(
+            f"{out} holds another configuration ({_differences(asdict(held), asdict(wanted))}): "
+            "give the same settings or another --out"
+        )
 
 
 def read_record(path: Path) -> Record:
     """Read one record back.
 
     Raises:
-        InputError: when the file is damaged or of another schema; the message names it.
+        InputError: when the file cannot be read, is damaged or of another schema; the message names it.
     """
     values = read_json(path, remedy=_REMEDY)
     try:
-        run = Run.from_dict(values.pop("run"))
-        provenance = Provenance(**{field.name: values.pop(field.name) for field in fields(Provenance)})
-        label, finished = str(values.pop("label")), str(values.pop("finished"))
+        about = _checked(_About, {f.name: values.pop(f.name) for f in fields(_About) if f.name in values})
+        run = Run.from_dict(vars(about.run))
         if path.stem != run.name:
             raise ValueError(f"it is the record of {run.name}")
-        result = _result(run, values)
+        result = _checked(Result, _by_present_names(values))
+        _require_consistent(run, result)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise InputError(f"expected the record of a run, but {path} is damaged ({reason}): {_REMEDY}") from error
-    return Record(run=run, label=label, provenance=provenance, finished=finished, result=result)
+    provenance = Provenance(**{f.name: getattr(about, f.name) for f in fields(Provenance)})
+    return Record(run=run, label=about.label, provenance=provenance, finished=about.finished, result=result)
 
 
-def _result(run: Run, values: dict[str, Any]) -> Result:
-    from pydantic import TypeAdapter, ValidationError
+@dataclass(frozen=True, kw_only=True)
+class _Run(_Entries):
+    """A run in a file; its settings and options may have the names of earlier versions."""
+
+    experiment: dict[str, Any]
+    method: _Name
+    seed: Annotated[int, Ge(0), Lt(2**32)]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _About(_Entries, Provenance):
+    """What a file says beside the result."""
+
+    run: _Run
+    label: str
+    finished: str
+
+
+def _checked(cls: type[T], values: Mapping[str, Any]) -> T:
+    from pydantic import ValidationError
 
     try:
-        result = TypeAdapter(Result).validate_python(_by_present_names(values))
+        return _adapter(cls).validate_json(json.dumps(values))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise ValueError(f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
-    if not isinstance(result.manifest.get("hash"), str):
-        raise ValueError("the manifest's hash is not a string")
-    if len(result.scores) not in (0, run.experiment.test_episodes):
-        raise ValueError(f"{len(result.scores)} scores for {run.experiment.test_episodes} test episodes")
-    if any(len(other.scores) != len(result.scores) for other in result.other_shots):
-        raise ValueError("not every number of shots has as many scores")
-    scores = np.asarray([*result.scores, *(s for other in result.other_shots for s in other.scores)], dtype=np.float64)
-    if not np.isfinite(scores).all() or (result.metric.percent and ((scores < 0) | (scores > 1)).any()):
-        raise ValueError("the scores are not all finite, or for a share between 0 and 1")
-    return result
+
+
+@functools.cache
+def _adapter(cls: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
+
+
+def _require_consistent(run: Run, result: Result) -> None:
+    """Refuse entries of which each is right and which do not fit together."""
+    tested = [(result.scores, result.losses, result.manifest)]
+    tested += [(other.scores, other.losses, other.manifest) for other in result.other_shots]
+    for scores, losses, manifest in tested:
+        if not isinstance(manifest.get("hash"), str):
+            raise ValueError("the manifest's hash is not a string")
+        if len(scores) not in (0, run.experiment.test_episodes):
+            raise ValueError(f"{len(scores)} scores for {run.experiment.test_episodes} test episodes")
+        if len(scores) != len(result.scores) or len(losses) not in (0, len(scores)):
+            raise ValueError("not every number of shots has as many scores and losses")
+        if result.metric.percent and not all(0 <= score <= 1 for score in scores):
+            raise ValueError("scores in percent are not all shares between 0 and 1")
+    for curve in (result.training, result.validation):
+        if any(after.iteration <= before.iteration for before, after in itertools.pairwise(curve)):
+            raise ValueError("the iterations of a curve do not ascend")
 
 
 def _by_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,31 +379,15 @@ def _by_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
     if "metric" in values:
         return dict(values)
     names = {"accuracies": "scores", "best_validation_accuracy": "best_validation_score"}
-    found = {names.get(name, name): value for name, value in values.items()}
+    found = {names.get(name, name): value for name, value in values.items() if name != "options"}  # those of the run
     for curve in ("validation", "training"):
-        found[curve] = [{**point, "score": point["accuracy"]} for point in found[curve]]
+        points = [dict(point) for point in found[curve]]
+        found[curve] = [{"score": point.pop("accuracy"), **point} for point in points]
     return found
 
 
 def _record_path(out: Path, run: Run) -> Path:
     return out / "records" / f"{run.name}.json"
-
-
-def _read_pin(pin: Path) -> Experiment:
-    remedy = "delete it if the records beside it are worth keeping, or try another --out"
-    values = read_json(pin, remedy=remedy)
-    try:
-        return Experiment(**renamed(values["experiment"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"expected the settings of an experiment in {pin}, got {error}: {remedy}") from error
-
-
-def _require_same(out: Path, held: Experiment, wanted: Experiment) -> None:
-    if held != wanted:
-        raise InputError(
-            f"{out} holds another configuration ({_differences(asdict(held), asdict(wanted))}): "
-            "give the same settings or another --out"
-        )
 
 
 def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from ..settings import defaults
 from ..statistics import episode_interval
 from .config import Run
 from .distributed import from_first
+from .folder import claim
 from .parts import Parts, label_of
 from .progress import RunProgress, score_text
 from .provenance import Provenance
 from .records import Record, Result, existing_record, make_record, write_record
-from .settings import defaults
 from .training import train_and_test
 
-__all__ = ["carry_out", "existing", "recorded", "say"]
+__all__ = ["Task", "carry_out", "each_alone", "existing", "recorded", "say"]
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A run, the folder of its files if they are kept, and what progress calls it."""
+
+    run: Run
+    folder: Path | None
+    title: str
+
+    def needs(self, other: Task) -> bool:
+        """Whether the other one's network is the encoder of this one."""
+        return other.run.seed == self.run.seed and other.run.method == self.run.options.get("encoder")
 
 
 def carry_out(parts: Parts, out: Path | None, provenance: Provenance, console: Console) -> list[Record]:
@@ -35,26 +54,67 @@ def carry_out(parts: Parts, out: Path | None, provenance: Provenance, console: C
         InputError: before anything is trained, when records there were made with other settings.
     """
     runs = parts.plan.runs(parts.options)
-    held = [None if out is None else existing(run, parts, out) for run in runs]
-    records = []
-    for run, record in zip(runs, held, strict=True):
-        title = f"{run.method} seed {run.seed}"
+    for run in runs:
+        existing(run, parts, out)
+    records: dict[str, Record] = {}
+
+    def do(task: Task, record: Record | None) -> None:
+        run = task.run
         if record is not None:
-            say(console, f"{title}: its record is there, skipped")
-            records.append(record)
-            continue
-        with RunProgress(console, title, train_seconds=run.experiment.train_seconds) as progress:
+            say(console, f"{task.title}: its record is there, skipped")
+            records[run.name] = record
+            return
+        with RunProgress(console, task.title, train_seconds=run.experiment.train_seconds) as progress:
             _, result = train_and_test(run, parts, folder=out, progress=progress)
-        records.append(recorded(run, parts, result, out, provenance))
-        interval = episode_interval(records[-1].scores)
+        record = records[run.name] = recorded(run, parts, result, out, provenance)
+        interval = episode_interval(record.scores)
         score = score_text(result.metric, interval.mean, interval.half_width)
         episodes, seconds = len(result.scores), result.seconds_to_train
-        say(console, f"{title}: {score} on {episodes} test episodes, trained in {seconds:.0f} s")
-    return records
+        say(console, f"{task.title}: {score} on {episodes} test episodes, trained in {seconds:.0f} s")
+
+    each_alone([Task(run, out, f"{run.method} seed {run.seed}") for run in runs], parts, console, do)
+    return [records[run.name] for run in runs]
 
 
-def existing(run: Run, parts: Parts, folder: Path) -> Record | None:
+def each_alone(
+    tasks: Sequence[Task], parts: Parts, console: Console, do: Callable[[Task, Record | None], None]
+) -> None:
+    """Do every task while no other process is at it; those that another one is at come last, when it is done.
+
+    Args:
+        tasks: what is to be done.
+        parts: the plan, and what the names in it stand for.
+        console: where is said which process is waited for.
+        do: does a task that has no record, and is told the record of one that has.
+    """
+    told: set[Task] = set()
+    while tasks:
+        later: list[Task] = []
+        for task in tasks:
+            if any(task.needs(other) for other in later):
+                later.append(task)
+                continue
+            record = existing(task.run, parts, task.folder)
+            if record is not None:
+                do(task, record)
+                continue
+            with claim(task.run, task.folder) as holder:
+                if holder is None:
+                    do(task, existing(task.run, parts, task.folder))  # another may just have finished it
+                    continue
+            later.append(task)
+            if task not in told:
+                say(console, f"{task.title}: {holder} trains it; its record is waited for when all else is done")
+                told.add(task)
+        if len(later) == len(tasks):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        tasks = later
+
+
+def existing(run: Run, parts: Parts, folder: Path | None) -> Record | None:
     """The record of this run in the folder, if there is one; of several processes the first looks."""
+    if folder is None:
+        return None
     return from_first(lambda: existing_record(folder, run, defaults(parts.methods[run.method].options)))
 
 

@@ -14,14 +14,15 @@ from rich.console import Console
 from tabulate import tabulate
 
 from ..errors import InputError
-from ..files import SCHEMA, to_json, write_atomically
+from ..files import SCHEMA, CannotWrite, to_json, write_atomically
+from ..terminal import one_line
 from .config import Experiment, Run
 from .distributed import is_first
 from .parts import Parts
 from .progress import RunProgress, score_text
 from .provenance import Provenance
 from .records import Record
-from .runner import existing, recorded, say
+from .runner import Task, each_alone, existing, recorded, say
 from .training import train_and_test
 
 __all__ = ["Choice", "Point", "choose", "grid_points", "run_sweep"]
@@ -64,21 +65,29 @@ def run_sweep(
     Raises:
         InputError: when every point of a method fails, or ``out`` holds records of other settings.
     """
+    failures: list[InputError] = []
+
+    def do(task: Task, record: Record | None) -> None:
+        if record is not None:
+            return
+        run, folder, title = task.run, task.folder, task.title
+        try:
+            with RunProgress(console, title, train_seconds=run.experiment.train_seconds) as progress:
+                _, result = train_and_test(run, parts, folder=folder, test=False, progress=progress)
+            recorded(run, parts, result, folder, provenance)
+        except CannotWrite:  # which says nothing of the point
+            raise
+        except InputError as error:
+            failures.append(error)
+            say(console, f"{title}: left out, {error}")
+            return
+        say(console, f"{title}: {score_text(result.metric, result.best_validation_score)} on validation")
+
     for method in methods:
-        runs, failures = _runs(parts, method, out), []
-        for values, folder, run in runs:
-            if existing(run, parts, folder) is not None:
-                continue
-            title = f"{method} {_text(values)} seed {run.seed}"
-            try:
-                with RunProgress(console, title, train_seconds=run.experiment.train_seconds) as progress:
-                    _, result = train_and_test(run, parts, folder=folder, test=False, progress=progress)
-                recorded(run, parts, result, folder, provenance)
-            except InputError as error:
-                failures.append(error)
-                say(console, f"{title}: left out, {error}")
-                continue
-            say(console, f"{title}: {score_text(result.metric, result.best_validation_score)} on validation")
+        failures.clear()
+        runs = _runs(parts, method, out)
+        tasks = [Task(run, folder, f"{method} {_text(values)} seed {run.seed}") for values, folder, run in runs]
+        each_alone(tasks, parts, console, do)
         if len(failures) == len(runs):
             raise failures[-1]
     points = [point for method in parts.grids for point in _measured_points(parts, method, out)]
@@ -120,7 +129,8 @@ def sweep_table(points: Sequence[Point], choices: Sequence[Choice]) -> str:
             remark += f", at the edge of {', '.join(choice.at_edge)}: widen the grid"
         seconds = np.mean([record.result.seconds_to_train for record in point.records])
         score, seeds = score_text(point.records[0].result.metric, point.score), len(point.records)
-        rows.append([point.method, _text(point.values), score, seeds, f"{seconds:,.0f}", remark])
+        cells = [point.method, _text(point.values), score, seeds, f"{seconds:,.0f}", remark]
+        rows.append([one_line(str(cell)).replace("|", r"\|") for cell in cells])
     titles = ["method", "options", "on validation", "seeds", "training s", ""]
     return tabulate(rows, titles, tablefmt="pipe", disable_numparse=True) + "\n"
 

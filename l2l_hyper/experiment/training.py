@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,8 @@ from ..data import Metric, Taskset
 from ..errors import InputError
 from ..methods import Method
 from ..statistics import episode_interval
-from .checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
+from ..stopping import Stopped, held
+from .checkpoint import Checkpoint, Damaged, State, checkpoint_path, load_checkpoint, save_checkpoint
 from .config import Run
 from .distributed import from_first, is_first, seed_each, share, sum_over_processes, world_size
 from .evaluation import Measured, adaptation_milliseconds, evaluate_on
@@ -28,6 +30,7 @@ from .recipe.objective import Objective, training_episodes
 from .recipe.optimizer import backbone_parameters, learning_rate_factor, make_optimizer, set_learning_rate
 from .recipe.pretrained import read_pretrained
 from .records import ControlScores, MetricInfo, Point, Result, ScoresAtShots
+from .resume import Learned
 from .trial import count_generated, multiply_adds_per_query, require_contract
 
 __all__ = ["Progress", "Step", "train_and_test"]
@@ -48,21 +51,10 @@ class Step:
 Progress = Callable[[Step], None]
 """Called after each meta-training iteration; on a GPU after some of them."""
 
+_log = logging.getLogger(__name__)
 _CONTROL_EPISODES = 2000  # at most, for each control of a method
 _LOOK_EVERY = 20  # iterations on a GPU between two looks at its numbers, for which all that is queued has to be done
 _LARGEST = 64  # test episodes that go together on a GPU
-
-
-@dataclass
-class _State:
-    """Everything that training carries from one iteration to the next, but for the optimizer."""
-
-    iteration: int = 0
-    seconds: float = 0.0
-    peak_memory_mb: float = 0.0
-    training: list[dict[str, Any]] = field(default_factory=list)
-    validation: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
 
 
 def train_and_test(
@@ -72,8 +64,9 @@ def train_and_test(
 
     The loss of an iteration is that of an :class:`~l2l_hyper.experiment.recipe.objective.Objective`, and the rest is as
     the :class:`~l2l_hyper.experiment.recipe.Recipe` says.  A checkpoint is written at each look at the validation
-    episodes, and the same call goes on from there.  The tasks of an iteration go in parts whose graphs stay within the
-    plan's memory limit; only the order of sums of floating-point numbers depends on it.
+    episodes, and the same call goes on from there; where it is damaged, a warning is logged and training begins again.
+    The tasks of an iteration go in parts whose graphs stay within the plan's memory limit; only the order of sums of
+    floating-point numbers depends on it.
 
     Within :func:`~l2l_hyper.experiment.distributed.process_group` the processes share the episodes of an iteration, of
     validation and of the test, and come to what one process would but for the order of sums; the first one's clock
@@ -82,7 +75,7 @@ def train_and_test(
     Args:
         run: what to train.
         parts: the objects that the names in it stand for.
-        folder: where ``checkpoints/<run.name>.pt`` lies; ``None`` to keep none.
+        folder: of the comparison, where the checkpoint lies; ``None`` to keep none.
         test: whether to test the selected weights (a sweep does not).
         progress: see :data:`Progress`.
 
@@ -91,17 +84,23 @@ def train_and_test(
 
     Raises:
         InputError: for a run that cannot be, or cannot be shared by the processes, a method that breaks the contract, a
-            damaged checkpoint, or a loss or score that is not finite.
+            checkpoint of another configuration, a disk that takes none, or a loss or score that is not finite.
     """
     _require_shared(run)
     training, e = _Training(run, parts, folder), run.experiment
     reset_peak_memory(parts.device)
-    while training.share_done < 1:
-        step = training.iterate()
-        if progress is not None and step is not None:
-            progress(step)
-        if training.state.iteration % e.validate_every == 0 or training.share_done >= 1:
-            training.validate()
+    try:
+        while training.share_done < 1 or training.validation_is_due:
+            if training.validation_is_due:
+                training.validate()
+                continue
+            with held():  # a signal to stop waits until the iteration is whole
+                step = training.iterate()
+            if progress is not None and step is not None:
+                progress(step)
+    except Stopped as stopped:
+        stopped.saved = training.keep()
+        raise
     return training.method, training.result((e.test_shots or (e.shots,)) if test else ())
 
 
@@ -135,14 +134,14 @@ class _Training:
         self.objective = Objective(
             run, method, train, self.metric, at_once=at_once, device=self.device, autocast=self.autocast
         )
-        self.optimizer = make_optimizer(e, self.lr, method, backbone_parameters(self.model))
+        optimizer = make_optimizer(e, self.lr, method, backbone_parameters(self.model))
         self.parameters = [p for p in method.parameters() if p.requires_grad]
-        self.averaged: AveragedModel | None = None
+        averaged = None
         if e.average is not None:
-            self.averaged = AveragedModel(method, multi_avg_fn=get_ema_multi_avg_fn(e.average), use_buffers=True)
-        self.state = _State()
+            averaged = AveragedModel(method, multi_avg_fn=get_ema_multi_avg_fn(e.average), use_buffers=True)
+        self.learned, self.state = Learned(method, optimizer, averaged), State()
+        self.sample_shape, self.outputs = parts.form(first)
         self.unread: list[tuple[int, Tensor]] = []  # iterations whose loss and score may still be on their way
-        self.window: list[tuple[float, float]] = []  # losses and scores since the last look at validation
         self._load()
 
     @property
@@ -153,12 +152,19 @@ class _Training:
             return self.state.seconds / e.train_seconds
         return self.state.iteration / e.iterations
 
+    @property
+    def validation_is_due(self) -> bool:
+        """Whether to look at the validation episodes before anything else."""
+        looked = not (self.state.window or self.unread)
+        return not looked and (self.state.iteration % self.run.experiment.validate_every == 0 or self.share_done >= 1)
+
     def iterate(self) -> Step | None:
         """One iteration; ``None`` while a GPU is still at it."""
         begin = time.perf_counter()
         e, state = self.run.experiment, self.state
-        set_learning_rate(self.optimizer, self.lr * learning_rate_factor(e, self.share_done))
-        self.optimizer.zero_grad()
+        optimizer, averaged = self.learned.optimizer, self.learned.averaged
+        set_learning_rate(optimizer, self.lr * learning_rate_factor(e, self.share_done))
+        optimizer.zero_grad()
         seed_each(self.run.seed, state.iteration)
         loss, score = self.objective.backward(state.iteration)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
@@ -168,51 +174,67 @@ class _Training:
             self._read()
         for gradient in gradients:
             gradient /= e.meta_batch
-        self.optimizer.step()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.method)
+        optimizer.step()
+        if averaged is not None:
+            averaged.update_parameters(self.method)
         state.iteration += 1
         state.seconds += from_first(lambda: time.perf_counter() - begin)
         if self.unread:
             return None
-        return Step(state.iteration, e.iterations, state.seconds, *self.window[-1], _info(self.metric))
+        return Step(state.iteration, e.iterations, state.seconds, *state.window[-1], _info(self.metric))
 
     def validate(self) -> None:
         """Look at the validation episodes, keep the best weights so far, and write the checkpoint."""
         e, state = self.run.experiment, self.state
         self._read()
-        selected = self.method if self.averaged is None else cast(Method, self.averaged.module)
+        averaged = self.learned.averaged
+        selected = self.method if averaged is None else cast(Method, averaged.module)
         measured = self._evaluate(selected, self.parts.tasksets.validation, e.validation_episodes, e.shots)
         scores = measured.scores.tolist()
         interval = episode_interval(scores)
-        now = {"iteration": state.iteration, "seconds": state.seconds}
-        loss, score = (sum(values) / len(values) for values in zip(*self.window, strict=True))
-        self.window = []
-        state.training.append({**now, "loss": loss, "score": score})
-        half_width = interval.half_width if len(scores) > 1 else None
-        mean_loss = float(measured.losses.mean())
-        state.validation.append({**now, "loss": mean_loss, "score": interval.mean, "half_width": half_width})
-        if state.best is None or self._better(interval.mean, state.best["score"]):
-            weights = {name: value.detach().clone() for name, value in selected.state_dict().items()}
-            state.best = {"iteration": state.iteration, "score": interval.mean, "weights": weights}
-        state.peak_memory_mb = max(state.peak_memory_mb, peak_memory_mb(self.device))
-        if is_first():
+        if not math.isfinite(interval.mean):
+            raise InputError(
+                f"{self.run.name}: expected a finite {self.metric.name} on the validation episodes, got "
+                f"{interval.mean} after iteration {state.iteration}; try a smaller learning rate"
+            )
+        with held():  # what follows is done as a whole
+            now: dict[str, Any] = {"iteration": state.iteration, "seconds": state.seconds}
+            loss, score = (sum(values) / len(values) for values in zip(*state.window, strict=True))
+            state.window = []
+            state.training.append(Point(**now, loss=loss, score=score))
+            half_width = interval.half_width if len(scores) > 1 else None
+            mean_loss = float(measured.losses.mean())
+            kept_loss = mean_loss if math.isfinite(mean_loss) else None
+            point = Point(**now, loss=kept_loss, score=interval.mean, half_width=half_width)
+            state.validation.append(point)
+            if state.best is None or self._better(point.score, state.best.score):
+                state.best = point
+                self.learned.selected = {n: value.detach().clone() for n, value in selected.state_dict().items()}
+            state.peak_memory_mb = max(state.peak_memory_mb, peak_memory_mb(self.device))
+            from_first(self._save)  # so that all stop where the first one cannot write
+
+    def keep(self) -> str:
+        """Write the checkpoint of a training that is stopped between two iterations; says so for the message."""
+        if self.checkpoint is None or not is_first() or not self.state.iteration:
+            return ""
+        if self.state.window or self.unread:  # else it has just been written
+            self._read()
             self._save()
+        return f", {self.run.name} saved at iteration {self.state.iteration}"
 
     def result(self, shots_tested: Sequence[int]) -> Result:
         """What the selected weights, which the method then has, reach on the test episodes, and what training took."""
         e, state, method, tested = self.run.experiment, self.state, self.method, self.parts.tasksets.test
-        expected = f"{self.run.name}: expected a finite {self.metric.name}"
-        if state.best is None or not math.isfinite(state.best["score"]):
-            raise InputError(f"{expected} on the validation episodes, got none")
-        method.load_state_dict(state.best["weights"])
+        if state.best is None:
+            raise InputError(f"{self.run.name}: expected a look at the validation episodes, got none")
+        method.load_state_dict(self.learned.selected)
         with self.autocast:
             adaptation_ms = from_first(lambda: adaptation_milliseconds(method, self.last))
             generated = count_generated(method, self.last)
             multiply_adds = multiply_adds_per_query(method, self.last)
         measured = {shots: self._evaluate(method, tested, e.test_episodes, shots) for shots in shots_tested}
         if not all(of.scores.isfinite().all() for of in measured.values()):
-            raise InputError(f"{expected} on every test episode, got others")
+            raise InputError(f"{self.run.name}: expected a finite {self.metric.name} on every test episode, got others")
         few = min(e.test_episodes, _CONTROL_EPISODES)
         manifests = self.parts.manifests
         own = measured.pop(e.shots, None)
@@ -221,10 +243,10 @@ class _Training:
             scores=[] if own is None else own.scores.tolist(),
             losses=[] if own is None else own.losses.tolist(),
             calibration_error=None if own is None else own.calibration_error,
-            validation=[Point(**point) for point in state.validation],
-            training=[Point(**point) for point in state.training],
-            selected_iteration=state.best["iteration"],
-            best_validation_score=state.best["score"],
+            validation=state.validation,
+            training=state.training,
+            selected_iteration=state.best.iteration,
+            best_validation_score=state.best.score,
             iterations=state.iteration,
             episodes=state.iteration * e.meta_batch,
             seconds_to_train=state.seconds,
@@ -293,7 +315,7 @@ class _Training:
             loss, score = (total / self.run.experiment.meta_batch for total in totals.tolist())
             if not math.isfinite(loss):
                 raise InputError(self._not_finite(loss, iteration))
-            self.window.append((loss, score))
+            self.state.window.append((loss, score))
         self.unread = []
 
     def _not_finite(self, loss: float, iteration: int) -> str:
@@ -306,7 +328,7 @@ class _Training:
         where = f"the samples of episode {first} of the batch are not finite" if bad.any() else "the samples are finite"
         kept = "no checkpoint yet"
         if self.checkpoint is not None and self.checkpoint.exists():
-            last = self.state.validation[-1]["iteration"] if self.state.validation else 0
+            last = self.state.validation[-1].iteration if self.state.validation else 0
             kept = f"the checkpoint of iteration {last} stays"
         return (
             f"{self.run.name}: expected a finite loss, got {loss} at iteration {iteration} ({where}); "
@@ -314,41 +336,42 @@ class _Training:
         )
 
     def _better(self, score: float, than: float) -> bool:
-        return math.isnan(than) or (score > than if self.metric.higher_is_better else score < than)
+        return score > than if self.metric.higher_is_better else score < than
 
     def _save(self) -> None:
         if self.checkpoint is not None:
-            saved = {
-                "run": self.run.to_dict(),
-                "state": vars(self.state),
-                "method": self.method.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "averaged": None if self.averaged is None else self.averaged.state_dict(),
-                "random": [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if self.on_gpu else [])],
-            }
-            save_checkpoint(self.checkpoint, saved)
+            checkpoint = Checkpoint(
+                run=self.run,
+                sample_shape=self.sample_shape,
+                outputs=self.outputs,
+                state=self.state,
+                tensors=self.learned.tensors(),
+            )
+            save_checkpoint(self.checkpoint, checkpoint)
 
     def _load(self) -> None:
-        path, cpu = self.checkpoint, torch.device("cpu")  # as all processes can hold it
-        if path is None:
-            return
-        saved = from_first(lambda: load_checkpoint(path, cpu) if path.exists() else None)
-        if saved is None:
-            return
-        if saved.get("run") != self.run.to_dict():
-            raise InputError(
-                f"expected the checkpoint of this run in {path}, got one of another configuration; "
-                "use another output folder, or remove the file"
-            )
-        self.state = _State(**saved["state"])
-        self.method.load_state_dict(saved["method"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(saved["averaged"])
-        on_cpu, *on_gpus = saved["random"]
-        torch.set_rng_state(on_cpu)
-        if on_gpus:
-            torch.cuda.set_rng_state_all(on_gpus)
+        saved = from_first(self._saved)
+        if saved is not None:
+            self.state = saved.state
+            self.learned.load(saved.tensors)
+
+    def _saved(self) -> Checkpoint | None:
+        """The checkpoint of this run if there is one; one that is damaged is as none."""
+        path = self.checkpoint
+        if path is None or not path.exists():
+            return None
+        try:
+            saved = load_checkpoint(path)
+            if saved.run.to_dict() == self.run.to_dict():
+                self.learned.require_fit(saved.tensors)
+                return saved
+        except Damaged as damaged:
+            _log.warning("%s: %s; it is trained from the beginning", self.run.name, damaged)
+            return None
+        raise InputError(
+            f"expected the checkpoint of this run in {path}, got one of another configuration; "
+            "use another output folder, or remove the file"
+        )
 
 
 def _info(metric: Metric) -> MetricInfo:

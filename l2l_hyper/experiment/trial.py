@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.episode import Episodes
 from ..errors import InputError
+from ..memory import graphs_fit
 from ..methods.contract import Method, OneByOne
 
 __all__ = ["count_generated", "multiply_adds_per_query", "require_contract"]
@@ -31,7 +32,11 @@ def require_contract(method: Method, name: str, episode: Episodes) -> None:
     """
     before = {key: value.detach().clone() for key, value in method.state_dict().items()}
     device = episode.support.device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        torch.enable_grad(),
+        graphs_fit(f"the graph of one task of {name}", "lower its steps or layers, or the samples of an episode"),
+    ):
         adapted = method.adapt(episode.support_set)
         outputs = method.predict(adapted, episode.query)
         expected = f"outputs of shape {_shape_of_outputs(episode)} from predict(), with a leading dimension of tasks"

@@ -1,6 +1,7 @@
 """Modules as functions of their weights: calls under other weights, declared normalization, precision."""
 
-from .call import call, clone_tree, install, share_copy, slots, tensors
+from .call import call, clone_tree, install, replaced, share_copy, slots, tensors
+from .generated import Generated
 from .norm import (
     EpisodicBatchNorm,
     Normalization,
@@ -16,6 +17,7 @@ from .precision import autocast_enabled, autocast_now, full_precision, in_float3
 
 __all__ = [
     "EpisodicBatchNorm",
+    "Generated",
     "Normalization",
     "Statistics",
     "autocast_enabled",
@@ -29,6 +31,7 @@ __all__ = [
     "normalized_by",
     "in_float32",
     "install",
+    "replaced",
     "share_copy",
     "slots",
     "statistics_of",

@@ -6,32 +6,31 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
-__all__ = ["call", "clone_tree", "install", "share_copy", "slots", "tensors"]
+from ..errors import InputError
+
+__all__ = ["call", "clone_tree", "install", "replaced", "share_copy", "slots", "tensors"]
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def share_copy(module: M, *, copy_buffers: bool) -> M:
-    """Copy the tree of modules and leave every parameter the very same tensor.
-
-    Args:
-        module: the module to copy.
-        copy_buffers: whether buffers are cloned or shared.
-    """
-    return _share_copy(module, copy_buffers, {})
+def share_copy(module: M) -> M:
+    """Copy the tree of modules and leave every parameter and buffer the very same tensor."""
+    return _share_copy(module, {})
 
 
-def _share_copy(module: M, copy_buffers: bool, memo: dict[int, Any]) -> M:
-    if id(module) in memo:
-        return memo[id(module)]
-    copied = memo[id(module)] = object.__new__(type(module))  # a GraphModule's own makes another class, without forward
-    copied.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in module.__dict__.items()}
-    for name, buffer in module._buffers.items():
-        copied._buffers[name] = buffer.clone() if copy_buffers and buffer is not None else buffer
-    for name, child in module._modules.items():
-        copied._modules[name] = None if child is None else _share_copy(child, copy_buffers, memo)
+def _share_copy(module: M, memo: dict[int, Any]) -> M:
+    if id(module) not in memo:
+        copied = memo[id(module)] = _shallow(module)
+        copied.__dict__.update({name: own.copy() for name, own in copied.__dict__.items() if isinstance(own, dict)})
+        for name, child in module._modules.items():
+            copied._modules[name] = None if child is None else _share_copy(child, memo)
+    return memo[id(module)]
+
+
+def _shallow(module: M) -> M:
+    copied = object.__new__(type(module))  # a GraphModule's own makes another class, without forward
+    copied.__dict__.update(module.__dict__)
     return copied
 
 
@@ -44,7 +43,7 @@ def clone_tree(module: M, shared: Callable[[nn.Module, str], bool]) -> M:
         module: the module to copy.
         shared: whether a module's buffer of this name stays the very same tensor.
     """
-    copied = share_copy(module, copy_buffers=False)
+    copied = share_copy(module)
     new: dict[int, Tensor] = {}
     for child in copied.modules():
         for name, parameter in child._parameters.items():
@@ -94,21 +93,61 @@ def install(module: nn.Module, places: Mapping[str, list[str]], weights: Mapping
             (holder._parameters if slot in holder._parameters else holder._buffers)[slot] = value  # type: ignore[assignment]
 
 
-def call(
-    module: nn.Module, places: Mapping[str, list[str]], weights: Mapping[str, Tensor], *args: Any, **kwargs: Any
-) -> Tensor:
-    """Call ``module`` with some of its parameters or buffers replaced: the one bridge from weights to modules.
+def replaced(module: M, places: Mapping[str, list[str]], weights: Mapping[str, Tensor]) -> M:
+    """The module with some of its parameters or buffers replaced, as a copy that shares everything else with it.
 
-    ``torch.func.functional_call`` does the work.  Its own handling of tied weights is left off: where the tree holds
-    one layer twice, as ``l2l.vision.models.OmniglotCNN`` does, it replaces the tensor twice and leaves the
-    replacement in the module.
+    Nothing is written on the module itself, which other threads may be running.  Copied are the modules that hold what
+    is replaced and those that hold them in turn; an attribute that their ``forward`` sets stays in the copy.
 
     Args:
         module: the module.
         places: what :func:`slots` says of it.  A name that it lacks is a place that holds no tensor yet.
         weights: tensors by name.
+
+    Raises:
+        InputError: for a name that the module lacks.
+    """
+    if not weights:
+        return module
+    held: dict[str, dict[str, Tensor]] = {}
+    for name, value in weights.items():
+        for place in places.get(name, (name,)):
+            slot = place.rpartition(".")[2]
+            held.setdefault(place.removesuffix(slot), {})[slot] = value
+    copied = _replaced(module, "", held, {})
+    unknown = [prefix + slot for prefix, left in held.items() for slot in left]
+    if unknown:
+        raise InputError(f"expected names of parameters or buffers of {type(module).__name__}, got {unknown[0]!r}")
+    return copied
+
+
+def _replaced(module: M, prefix: str, held: Mapping[str, dict[str, Tensor]], memo: dict[int, Any]) -> M:
+    """What is used of ``held``, tensors by name and by the path of the module that holds them, is taken out of it."""
+    if id(module) not in memo:
+        children = {
+            name: None if child is None else _replaced(child, f"{prefix}{name}.", held, memo)
+            for name, child in module._modules.items()
+        }
+        memo[id(module)] = module
+        own = held.get(prefix, {})
+        if own or any(child is not module._modules[name] for name, child in children.items()):
+            copied = memo[id(module)] = _shallow(module)
+            parameters = {name: own.pop(name, value) for name, value in module._parameters.items()}
+            buffers = {name: own.pop(name, value) for name, value in module._buffers.items()}
+            copied.__dict__.update(_modules=children, _parameters=parameters, _buffers=buffers)
+    return memo[id(module)]
+
+
+def call(
+    module: nn.Module, places: Mapping[str, list[str]], weights: Mapping[str, Tensor], *args: Any, **kwargs: Any
+) -> Any:
+    """Call ``module`` with some of its parameters or buffers replaced, see :func:`replaced`.
+
+    Args:
+        module: the module.
+        places: what :func:`slots` says of it.
+        weights: tensors by name.
         *args: of the module.
         **kwargs: of the module.
     """
-    replaced = {place: value for name, value in weights.items() for place in places.get(name, (name,))}
-    return functional_call(module, replaced, args, kwargs, tie_weights=False)
+    return replaced(module, places, weights)(*args, **kwargs)

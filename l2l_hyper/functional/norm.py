@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, Literal, get_args
 
 import torch
@@ -21,6 +22,7 @@ __all__ = [
     "convert_norm",
     "held_statistics",
     "hold_statistics",
+    "moving_averages",
     "normalized_by",
     "statistics_of",
     "update_running",
@@ -44,6 +46,9 @@ class _Pass:
 
 _PASS: ContextVar[_Pass | None] = ContextVar("l2l_hyper_normalization", default=None)
 _SHARED: ContextVar[Mapping[int, tuple[Tensor, Tensor]]] = ContextVar("l2l_hyper_shared_statistics")
+
+moving_averages = Lock()
+"""Held while running averages move, which all threads that run a network share: they move for one after the other."""
 
 
 class EpisodicBatchNorm(nn.Module):
@@ -106,11 +111,11 @@ class EpisodicBatchNorm(nn.Module):
         """Normalize ``x`` with the statistics of the declared mode."""
         now = _PASS.get()
         name = None if now is None else now.names.get(id(self))
-        given = None
+        given, shared = None, _SHARED.get({}).get(id(self.running_mean))
         if self.mode == "running" and not self.training:
             given = self.running_mean, self.running_var
-        elif self.mode == "running" and id(self) in _SHARED.get({}):
-            given = _SHARED.get({})[id(self)]
+        elif self.mode == "running" and shared is not None:
+            given = shared
         elif self.mode == "support" and now is not None and name is not None:
             given = now.given.get(name)
         elif self.support_mean is not None and self.support_var is not None:
@@ -228,8 +233,9 @@ def normalized_by(module: nn.Module, statistics: Mapping[str, tuple[Tensor, Tens
         module: a module with :class:`EpisodicBatchNorm` layers.
         statistics: mean and variance ``(C,)`` by name of the layer.
     """
-    layers = {id(module.get_submodule(name)): values for name, values in statistics.items()}
-    token = _SHARED.set(layers)
+    # A layer and the copies of it that passes under other weights make have one and the same running average.
+    averages = {id(module.get_submodule(name).running_mean): values for name, values in statistics.items()}
+    token = _SHARED.set(averages)
     try:
         yield
     finally:
@@ -241,17 +247,19 @@ def update_running(module: nn.Module, statistics: Mapping[str, tuple[Tensor, Ten
     """Take the statistics of T tasks, of shape ``(T, C)``, into the running averages of ``"running"`` layers.
 
     Only layers in training mode change.  The variance of the pooled batch is the mean of the tasks' variances plus the
-    variance of their means.
+    variance of their means.  Several threads may train with one module: the averages take up the batches one after the
+    other, each of them whole, in the order in which they come.
     """
-    for name, (mean, var) in statistics.items():
-        norm = module.get_submodule(name)
-        if not isinstance(norm, EpisodicBatchNorm) or norm.mode != "running" or not norm.training:
-            continue
-        pooled_var = var.mean(0) + mean.var(0, correction=0)
-        norm.num_batches_tracked += 1
-        momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-        norm.running_mean.lerp_(mean.mean(0), momentum)
-        norm.running_var.lerp_(pooled_var, momentum)
+    with moving_averages:
+        for name, (mean, var) in statistics.items():
+            norm = module.get_submodule(name)
+            if not isinstance(norm, EpisodicBatchNorm) or norm.mode != "running" or not norm.training:
+                continue
+            pooled_var = var.mean(0) + mean.var(0, correction=0)
+            norm.num_batches_tracked += 1
+            momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+            norm.running_mean.lerp_(mean.mean(0).to(norm.running_mean.dtype), momentum)
+            norm.running_var.lerp_(pooled_var.to(norm.running_var.dtype), momentum)
 
 
 def _checked(mode: str) -> Normalization:

@@ -1,6 +1,6 @@
 """Description to weights: targets, encoders, generators and their initialization; no task, no class, no learn2learn."""
 
-from .encoders import Attention, DeepSets, Given, Mean, SetAttention
+from .encoders import Attention, DeepSets, Given, Mean, Perceptron, SetAttention
 from .generators import Chunked, FeatureWise, Full, Generator, LowRank, Sum
 from .init import hyperfan_std
 from .network import HyperNetwork
@@ -17,6 +17,7 @@ __all__ = [
     "HyperNetwork",
     "LowRank",
     "Mean",
+    "Perceptron",
     "SetAttention",
     "Sum",
     "Target",

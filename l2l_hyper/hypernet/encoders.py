@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
+from .init import unit_linear_
 
-__all__ = ["Attention", "DeepSets", "Given", "Mean", "SetAttention", "feed_forward"]
+__all__ = ["Attention", "DeepSets", "Given", "Mean", "Perceptron", "SetAttention", "feed_forward"]
 
 
 class Given(nn.Module):
@@ -29,6 +30,29 @@ class Given(nn.Module):
         if z.shape[-1:] != (self.out_features,):
             raise InputError(f"expected a description of shape (*, {self.out_features}), got {tuple(z.shape)}")
         return z
+
+
+class Perceptron(nn.Module):
+    """A description z through one hidden layer, of the width of the embedding: weights then are no linear map of z.
+
+    Shape: ``(*, Z)`` to ``(*, E)``; descriptions of mean square 1 give embeddings of mean square 1 at the start.
+
+    Raises:
+        InputError: if the last dimension is not Z.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.given = Given(in_features)
+        # Half of the variance comes from the bias: a ReLU of zero would pass no gradient to the description z = 0.
+        self.hidden = unit_linear_(nn.Linear(in_features, out_features), 2.0)
+        nn.init.normal_(self.hidden.bias, std=0.5**0.5)
+        self.linear = unit_linear_(nn.Linear(out_features, out_features), 0.5)  # a ReLU halves the mean square
+        self.out_features = out_features
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Encode a description."""
+        return self.linear(torch.relu(self.hidden(self.given(z))))
 
 
 class Mean(nn.Module):
@@ -69,7 +93,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        if width % heads:
+        if heads < 1 or width % heads:
             raise InputError(f"width must be a multiple of heads, got width {width} and {heads} heads")
         self.heads = heads
         self.query = nn.Linear(width, width)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .init import hyperfan_std, unit_linear_
+from .init import gains, hyperfan_std, unit_linear_
 from .target import Target
 
 __all__ = ["Chunked", "FeatureWise", "Full", "Generator", "LowRank", "Sum"]
@@ -22,11 +22,13 @@ class Generator(nn.Module):
     """Base of the generators: ``(*, E)`` to ``{name: (*, *shape)}``.
 
     With ``init="hyperfan-in"`` or ``"hyperfan-out"`` the generated weights have the variance that
-    :func:`~l2l_hyper.hypernet.hyperfan_std` asks for, given embeddings of mean square ``input_variance``; with
-    ``init="zero"`` they are zero, which is the choice for a residual on weights that exist.
+    :func:`~l2l_hyper.hypernet.hyperfan_std` asks for, given embeddings of mean square ``input_variance``, and gains of
+    normalization layers the mean 1; with ``init="zero"`` they are zero, which is the choice for a residual on weights
+    that exist.
     """
 
     std: Tensor
+    mean: Tensor
 
     def __init__(self, target: Target, init: Init) -> None:
         super().__init__()
@@ -38,12 +40,17 @@ class Generator(nn.Module):
             torch.ones(target.numel) if init == "zero" else hyperfan_std(target, "in" if init.endswith("in") else "out")
         )
         self.register_buffer("std", std)
+        self.register_buffer("mean", gains(target) * (init != "zero"), persistent=False)
 
     def _start_linear(self, linear: nn.Linear, input_variance: float) -> nn.Linear:
         unit_linear_(linear, input_variance)
         if self.init == "zero":
             nn.init.zeros_(linear.weight)
         return linear
+
+    def _weights(self, vector: Tensor) -> dict[str, Tensor]:
+        """Weights of a vector of variance 1, which is overwritten: it may be all of a network."""
+        return self.target.unflatten(vector.mul_(self.std).add_(self.mean))
 
     def forward(self, embedding: Tensor, base: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Weights for each embedding; ``base`` are the weights they will be added to, for those that need them."""
@@ -61,11 +68,13 @@ class Full(Generator):
 
     def forward(self, embedding: Tensor, base: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Weights of shapes ``(*, *shape)`` from embeddings ``(*, E)``."""
-        return self.target.unflatten(self.linear(embedding).mul_(self.std))  # in place: it may be all of a network
+        return self._weights(self.linear(embedding))
 
 
 class Chunked(Generator):
     """Chunks of the weights from one small network that also reads a learned embedding of the chunk.
+
+    Its hidden layer has ``width`` units; with ``width=None`` there is none, and chunks are linear in what is read.
 
     See von Oswald et al. 2020, "Continual learning with hypernetworks", https://arxiv.org/abs/1906.00695.
     """
@@ -77,7 +86,7 @@ class Chunked(Generator):
         *,
         chunk: int = 512,
         chunk_features: int = 16,
-        width: int = 64,
+        width: int | None = 64,
         init: Init = "hyperfan-in",
         input_variance: float = 1.0,
     ) -> None:
@@ -85,17 +94,20 @@ class Chunked(Generator):
         if chunk < 1:
             raise InputError(f"chunk must be at least 1, got {chunk}")
         self.chunks = nn.Parameter(torch.randn(math.ceil(target.numel / chunk), chunk_features) * input_variance**0.5)
-        self.hidden = unit_linear_(nn.Linear(in_features + chunk_features, width), input_variance)
+        read = in_features + chunk_features
+        self.hidden = None if width is None else unit_linear_(nn.Linear(read, width), input_variance)
         # A ReLU halves the mean square of its unit-variance input.
-        self.linear = self._start_linear(nn.Linear(width, chunk), 0.5)
+        last, variance = (read, input_variance) if width is None else (width, 0.5)
+        self.linear = self._start_linear(nn.Linear(last, chunk), variance)
 
     def forward(self, embedding: Tensor, base: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Weights of shapes ``(*, *shape)`` from embeddings ``(*, E)``."""
         batch = embedding.shape[:-1]
         each = embedding.unsqueeze(-2).expand(*batch, len(self.chunks), -1)
         read = torch.cat([each, self.chunks.expand(*batch, *self.chunks.shape)], -1)
-        vector = self.linear(torch.relu(self.hidden(read))).flatten(-2)[..., : self.target.numel]
-        return self.target.unflatten(vector * self.std)
+        hidden = read if self.hidden is None else torch.relu(self.hidden(read))
+        vector = self.linear(hidden).flatten(-2)[..., : self.target.numel]
+        return self._weights(vector)
 
 
 class LowRank(Generator):
@@ -133,7 +145,7 @@ class LowRank(Generator):
             for name, v in self._right.unflatten(self.right(embedding)).items():
                 matrix = weights[name] @ v.transpose(-1, -2) / self.rank**0.5
                 weights[name] = matrix.reshape(*embedding.shape[:-1], *self.target.shapes[name])
-        return self.target.unflatten(self.target.flatten(weights) * self.std)
+        return self._weights(self.target.flatten(weights))
 
 
 class FeatureWise(Generator):

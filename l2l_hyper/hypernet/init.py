@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .target import Target
 
-__all__ = ["hyperfan_std", "unit_linear_"]
+__all__ = ["gains", "hyperfan_std", "unit_linear_"]
+
+VECTOR_STD = 0.1  # of what is no bias of a generated matrix
 
 
 def hyperfan_std(target: Target, mode: Literal["in", "out"] = "in", *, relu: bool = True) -> Tensor:
@@ -23,8 +25,11 @@ def hyperfan_std(target: Target, mode: Literal["in", "out"] = "in", *, relu: boo
     :math:`g/2`, and together they preserve it, as in Chang et al. 2020, "Principled Weight Initialization for
     Hypernetworks", https://openreview.net/forum?id=H1lma24tPB (their hyperfan-in and hyperfan-out).
 
+    A vector that is no bias of a generated matrix, such as the gain and the shift of a normalization layer, has a
+    standard deviation of 0.1.
+
     Args:
-        target: the generated parameters; vectors are taken for biases.
+        target: the generated parameters.
         mode: which variance is kept.
         relu: whether ReLUs follow the layers.
 
@@ -43,16 +48,34 @@ def hyperfan_std(target: Target, mode: Literal["in", "out"] = "in", *, relu: boo
     gain = 2.0 if relu else 1.0
     parts = []
     for name, shape in target.shapes.items():
-        if len(shape) < 2:
+        if len(shape) < 2 and not _is_bias(name, target):
+            variance = VECTOR_STD**2
+        elif len(shape) < 2:
             # Only hyperfan-in shares the variance: a bias adds to activations, never to gradients.
-            has_weight = f"{name.removesuffix('bias')}weight" in target.shapes
-            variance = gain / 2 if mode == "in" and has_weight else 0.0
+            variance = gain / 2 if mode == "in" else 0.0
         else:
             fan = math.prod(shape[1:]) if mode == "in" else shape[0] * math.prod(shape[2:])
             has_bias = f"{name.removesuffix('weight')}bias" in target.shapes
             variance = gain / fan / (2 if mode == "in" and has_bias else 1)
         parts.append(torch.full((math.prod(shape),), math.sqrt(variance)))
     return torch.cat(parts)
+
+
+def gains(target: Target) -> Tensor:
+    """1 where a generated parameter is the gain of a normalization layer, a vector that is called weight; 0 elsewhere.
+
+    Returns:
+        A vector of shape ``(target.numel,)``.
+    """
+    is_gain = [len(shape) == 1 and name.rpartition(".")[2] == "weight" for name, shape in target.shapes.items()]
+    sizes = [math.prod(shape) for shape in target.shapes.values()]
+    return torch.cat([torch.full((size,), float(one)) for size, one in zip(sizes, is_gain, strict=True)])
+
+
+def _is_bias(name: str, target: Target) -> bool:
+    """Whether a vector is the bias of a generated matrix."""
+    weight = target.shapes.get(f"{name.removesuffix('bias')}weight")
+    return name.endswith("bias") and weight is not None and len(weight) > 1
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..data.episode import SupportSet
 from ..functional import full_precision
+from ..settings import Depth, Positive
 from .contract import Method, Options
 from .inner_loop import descend, leaves
 from .taskwise import Adapted, TaskwiseNetwork
@@ -34,8 +35,8 @@ class ANILOptions(Options):
         implementation: "batched" for this file, or "learn2learn" for its classes, one task after the other.
     """
 
-    inner_lr: float = 0.4
-    steps: int = 5
+    inner_lr: Positive = 0.4
+    steps: Depth = 5
     implementation: Literal["batched", "learn2learn"] = "batched"
 
 

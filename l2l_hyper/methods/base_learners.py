@@ -132,9 +132,14 @@ class Gaussian(BaseLearner):
 
     .. math:: c_k = m + r_K (\bar x_k - m), \quad v_K = 1 + \psi/(K\psi + 1), \quad r_K = K\psi/(K\psi + 1)
 
-    and the outputs are :math:`2\log N(x; c_k, v_K\Lambda^{-1})` less what all classes share: of
-    :math:`-\lambda x^2/v_K - \log v_K` the mean over classes, which leaves nothing where all have as many shots.  At
-    :math:`\Lambda = 1, \psi\to\infty` the outputs are those of :class:`Prototype`, times :math:`K/(K+1)`.  Training
+    and the outputs are :math:`2\alpha\log N(x; c_k, \alpha v_K\Lambda^{-1})` less what all classes share: of
+    :math:`-\lambda x^2/v_K - \alpha\log v_K` the mean over classes, which leaves nothing where all have as many shots.
+    There :math:`\Lambda` is but a temperature, and is learned as one; where classes differ in shots, :math:`\alpha`, the
+    variance within the classes of the support set in units of :math:`\Lambda^{-1}`, keeps the logarithm in proportion:
+
+    .. math:: \alpha = \frac{1}{D\,(N - C)} \sum_{n,d} \lambda_d\,(h_{nd} - \bar x_{y_n d})^2
+
+    At :math:`\Lambda = 1, \psi\to\infty` the outputs are those of :class:`Prototype`, times :math:`K/(K+1)`.  Training
     begins at :math:`\Lambda = \min(1, 64/D)` and the same :math:`\psi` for every feature.  Of more than 2,048 features
     :math:`\Lambda` is multiplied by :func:`spread_bound` of each support set.
 
@@ -153,13 +158,17 @@ class Gaussian(BaseLearner):
         means, shots = class_means(features, targets)
         shrink = torch.sigmoid(self.log_ratio + shots.log())  # r_K
         variance = 1 + shrink / shots
-        precision = self.log_precision.exp()
-        precision = spread_bound(features, precision) * precision / variance
+        within = self.log_precision.exp()
+        within = spread_bound(features, within) * within
+        precision = within / variance
         classes = self.mean + shrink * (means - self.mean)
         weight, bias = 2 * precision * classes, -(precision * classes.square()).sum(-1)
         if (shots == shots[:, :1]).all():
             return LastLayer(weight, bias)
-        size = variance.log().sum(-1)
+        squares = class_means(features.square(), targets)[0] - means.square()
+        degrees = self.features * (shots.sum(1) - shots.shape[1]).clamp_min(1)  # of soft labels there may be few
+        alpha = (shots * within * squares).sum((1, 2)).unsqueeze(-1) / degrees
+        size = alpha * variance.log().sum(-1)
         return LastLayer(
             weight, bias - size + size.mean(-1, keepdim=True), precision.mean(-2, keepdim=True) - precision
         )

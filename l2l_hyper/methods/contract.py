@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..data.episode import Episodes, SupportSet
 from ..errors import InputError
 from ..functional.norm import convert_norm, statistics_of, update_running
+from ..settings import Positive, check_fields
 
 __all__ = ["Method", "OneByOne", "Options", "as_method"]
 
@@ -24,11 +25,17 @@ class Options:
         lr: learning rate of meta-training.
         backbone: name of the network of this row, where it is not that of the comparison.
         backbone_options: options of the backbone of this row, over those of the comparison.
+
+    Raises:
+        InputError: for a value of another type or out of the range that its field declares.
     """
 
-    lr: float = 3e-3
+    lr: Positive = 3e-3
     backbone: str = ""
     backbone_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "option")
 
 
 class Method(nn.Module):

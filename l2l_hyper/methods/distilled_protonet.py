@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from ..data.episode import Episodes
 from ..errors import InputError
 from ..functional import convert_norm, share_copy
+from ..settings import NonNegative
 from .protonet import ProtoNet, ProtoNetOptions
 from .taskwise import Adapted, TaskwiseNetwork, class_means
 
@@ -30,12 +31,13 @@ class DistilledProtoNetOptions(ProtoNetOptions):
     """Options of a distilled Prototypical Network, besides those of a plain one.
 
     Attributes:
-        encoder: checkpoint of the teacher; ``{seed}`` in it stands for the training seed.
+        encoder: the teacher: an earlier row of the comparison, or a checkpoint, in whose path ``{seed}`` stands for the
+            training seed.
         weight: β.
     """
 
     encoder: str = ""
-    weight: float = 1.0
+    weight: NonNegative = 1.0
 
 
 class DistilledProtoNet(ProtoNet):
@@ -60,7 +62,7 @@ class DistilledProtoNet(ProtoNet):
         if encoder is None:
             raise InputError("expected a teacher for the distilled Prototypical Network, got none; give encoder=")
         self.weight = options.weight
-        self.teacher = TaskwiseNetwork(convert_norm(share_copy(encoder, copy_buffers=False), "running"))
+        self.teacher = TaskwiseNetwork(convert_norm(share_copy(encoder), "running"))
         self.teacher.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> DistilledProtoNet:

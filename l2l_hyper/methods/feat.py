@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from ..data.episode import Episodes, SupportSet, cross_entropy
 from ..functional import Statistics, full_precision
+from ..settings import NonNegative, Positive, Share
 from .contract import Options
 from .feature_method import FeatureMethod
 from .taskwise import class_means
@@ -44,11 +45,11 @@ class FEATOptions(Options):
         attention_dropout: on the attention weights, while training.
     """
 
-    temperature: float = 64.0
-    contrast: float = 1.0
-    contrast_temperature: float = 16.0
-    dropout: float = 0.5
-    attention_dropout: float = 0.1
+    temperature: Positive = 64.0
+    contrast: NonNegative = 1.0
+    contrast_temperature: Positive = 16.0
+    dropout: Share = 0.5
+    attention_dropout: Share = 0.1
 
 
 class SetToSet(nn.Module):

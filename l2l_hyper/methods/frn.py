@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ..data.episode import Episodes, SupportSet
 from ..errors import InputError
 from ..functional import Statistics, full_precision
+from ..settings import NonNegative
 from .contract import Options
 from .feature_method import FeatureMethod
 
@@ -47,7 +48,7 @@ class FRNOptions(Options):
 
     layer: str = ""
     by_dimension: bool = False
-    separation: float = 0.03
+    separation: NonNegative = 0.03
 
 
 class AdaptedFRN(NamedTuple):

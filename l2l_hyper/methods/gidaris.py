@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from ..data.episode import SupportSet
 from ..functional import Statistics, full_precision
+from ..settings import Count, Positive
 from .contract import Options
 from .feature_method import FeatureMethod
 from .taskwise import class_means
@@ -44,9 +45,9 @@ class DynamicFewShotOptions(Options):
         attention_scale: γ at the start.
     """
 
-    bases: int = 64
-    scale: float = 10.0
-    attention_scale: float = 10.0
+    bases: Count = 64
+    scale: Positive = 10.0
+    attention_scale: Positive = 10.0
 
 
 class DynamicFewShot(FeatureMethod):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.func import debug_unwrap
 from torch.nn import functional as F
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import is_lazy
 
 from ..errors import InputError
 from ..functional import autocast_enabled, full_precision, slots
+from .trace import linear_layers, made_by, outputs_in
 
 __all__ = ["Head", "HeadPass", "find_head", "record_head", "recording", "tied_to"]
 
@@ -97,7 +97,7 @@ class HeadPass:
         """
         if len(self.seen) == 1:
             features, logits = self.seen[0]
-            fitting = [t for t in _tensors(returned) if t.numel() == logits.numel() and t.is_floating_point()]
+            fitting = [t for t in outputs_in(returned, Tensor) if t.numel() == logits.numel() and t.is_floating_point()]
             same = [t for t in fitting if t is logits]
             if fitting:
                 rows = [t.flatten(0, -2) if t.dim() > 2 else t for t in (features, logits)]
@@ -124,13 +124,12 @@ class HeadPass:
         if alone and len(origins) > 1:
             raise InputError(
                 f"expected outputs that are made of those of one nn.Linear, got a mixture of {_quoted(origins)}; "
-                "name the last layer with head=, or try base_learner='gradient', or l2l_hyper.HyperSGD, which takes "
-                "any module"
+                "try base_learner='gradient', or l2l_hyper.HyperSGD, which takes any module"
             )
         return True
 
     def _refusal(self, returned: Any, name: str) -> InputError:
-        origins = [_origins(t, self.marks) for t in _tensors(returned)]
+        origins = [_origins(t, self.marks) for t in outputs_in(returned, Tensor)]
         other = next((found for found in origins if len(found) == 1 and found != [name]), None)
         if other:
             return InputError(
@@ -158,7 +157,7 @@ def recording(module: nn.Module, change: Callable[[Tensor], Tensor] | None, *, f
     """
     now = HeadPass(change)
     hooks = []
-    for name, layer in _linear_layers(module).items() if find_origin else ():
+    for name, layer in linear_layers(module).items() if find_origin else ():
         mark = now.marks[name] = torch.zeros((), device=layer.weight.device, requires_grad=True)
         hooks.append(layer.register_forward_hook(lambda _, __, y, mark=mark: _marked(y, mark), prepend=True))
     token = _NOW.set(now)
@@ -171,22 +170,25 @@ def recording(module: nn.Module, change: Callable[[Tensor], Tensor] | None, *, f
 
 
 def find_head(model: nn.Module, name: str | None = None) -> str:
-    """The name of the last layer: the one that is given, else the last linear layer that the model registers.
+    """The name of the last layer: the one that is given, else the linear layer that makes the outputs.
+
+    Where the forward pass does not tell which layer that is, see :func:`~l2l_hyper.methods.trace.made_by`, it is taken
+    to be the last that the model registers, and :meth:`HeadPass.check` compares.
 
     Args:
         model: the network.
         name: of the layer, "" for the model itself.
 
     Raises:
-        InputError: if there is no such layer, or its weight is not a parameter of its own, such as under
-            ``weight_norm``; if the model has lazy layers without a shape.
+        InputError: if there is no such layer, or several make an output each, or its weight is not a parameter of its
+            own, such as under ``weight_norm``; if the model has lazy layers without a shape.
     """
     lazy = [name for name, p in (*model.named_parameters(), *model.named_buffers()) if is_lazy(p)]
     if lazy:
         raise InputError(
             f"expected a model whose parameters have shapes, {lazy[0]!r} has none; call it on a batch first"
         )
-    linear = _linear_layers(model)
+    linear = linear_layers(model)
     if not linear:
         raise InputError(
             f"expected a model whose last layer is an nn.Linear, got {type(model).__name__} without one; "
@@ -194,7 +196,14 @@ def find_head(model: nn.Module, name: str | None = None) -> str:
         )
     if name is not None and name not in linear:
         raise InputError(f"head={name!r} is no nn.Linear of the model; choose among {_quoted(linear)}")
-    name = list(linear)[-1] if name is None else name
+    if name is None:
+        makers = made_by(model) if len(linear) > 1 else []
+        if len(makers) > 1:
+            raise InputError(
+                f"expected outputs that are made by one nn.Linear, got one of each of {_quoted(makers)}; name the last "
+                "layer with head=, or return its outputs alone or in a mapping, as 'logits'"
+            )
+        name = (makers or list(linear))[-1]
     head = linear[name]
     for part in ("weight", "bias"):
         if part not in head._parameters and part not in head._buffers:
@@ -239,15 +248,6 @@ def _marked(output: Any, mark: Tensor) -> Any:
     return output + mark if isinstance(output, Tensor) and output.is_floating_point() else output
 
 
-def _linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
-    """Linear layers that are called as modules, by name; attention reads the tensors of its own."""
-    return {
-        name: layer
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear) and not isinstance(layer, NonDynamicallyQuantizableLinear)
-    }
-
-
 def _node(tensor: Tensor) -> Node | None:
     """Where the graph of a tensor begins, also within ``vmap``."""
     return debug_unwrap(tensor).grad_fn
@@ -272,23 +272,8 @@ def _origins(outputs: Tensor, marks: Mapping[str, Tensor]) -> list[str]:
     return sorted(found)
 
 
-def _tensors(returned: Any) -> list[Tensor]:
-    """The tensors of nested tuples, lists, mappings and dataclasses."""
-    if isinstance(returned, Tensor):
-        return [returned]
-    if isinstance(returned, Mapping):
-        parts = list(returned.values())
-    elif isinstance(returned, (tuple, list)):
-        parts = list(returned)
-    elif is_dataclass(returned):
-        parts = [getattr(returned, part.name) for part in fields(returned)]
-    else:
-        return []
-    return [tensor for part in parts for tensor in _tensors(part)]
-
-
 def _shapes(returned: Any) -> str:
-    shapes = [str(tuple(t.shape)) for t in _tensors(returned)]
+    shapes = [str(tuple(t.shape)) for t in outputs_in(returned, Tensor)]
     return " and ".join(shapes) if shapes else f"no tensors but {type(returned).__name__}"
 
 

@@ -26,7 +26,7 @@ number of ways and shots will do.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from torch.nn import functional as F
 from ..data.episode import SupportSet
 from ..errors import InputError
 from ..functional import convert_norm, full_precision, in_float32, share_copy
+from ..settings import Count, Depth, NonNegative, Positive, Share
 from .base_learners import BASE_LEARNERS, LastLayer
 from .contract import Method, Options
 from .inner_loop import inner_loop, leaves
@@ -58,8 +59,8 @@ class HyperAdapterOptions(Options):
         linear_map: whether the closed form reads the support features through a learned linear map, at first identity.
         residual: whether there is Δ at all.
         generator: what makes Δ: "attention", or "linear" for one linear map of the class means.
-        encoder: checkpoint of a network that reads the support set besides the network itself, see
-            :class:`HyperAdapter`; ``{seed}`` in it stands for the training seed.
+        encoder: a network that reads the support set besides the network itself, see :class:`HyperAdapter`: an earlier
+            row of the comparison, or a checkpoint, in whose path ``{seed}`` stands for the training seed.
         scale: s, the size of Δ in units of the base learner's weights.
         penalty: γ, the weight of the mean square of sΔ in the loss.
         width: width of the attention.
@@ -77,16 +78,16 @@ class HyperAdapterOptions(Options):
     residual: bool = True
     generator: Generator = "attention"
     encoder: str = ""
-    scale: float = 0.2
-    penalty: float = 1.0
-    width: int = 128
-    blocks: int = 2
-    heads: int = 4
-    dropout: float = 0.0
+    scale: NonNegative = 0.2
+    penalty: NonNegative = 1.0
+    width: Count = 128
+    blocks: Depth = 2
+    heads: Count = 4
+    dropout: Share = 0.0
     generate: str = ""
     modulation: Kind = "feature-wise"
-    inner_lr: float = 0.5
-    steps: int = 1
+    inner_lr: Positive = 0.5
+    steps: Depth = 1
 
 
 class HyperAdapter(Method):
@@ -103,7 +104,7 @@ class HyperAdapter(Method):
         allow_unused: whether generated weights on which the outputs do not depend are accepted.
 
     Raises:
-        InputError: if the model has no final linear layer, or an option is not one of its choices.
+        InputError: if the model has no final linear layer.
     """
 
     Options = HyperAdapterOptions
@@ -121,9 +122,7 @@ class HyperAdapter(Method):
         allow_unused: bool = False,
     ) -> None:
         super().__init__()
-        o, learners = options, get_args(BaseLearnerName)
-        if o.base_learner not in learners:
-            raise InputError(f"base_learner must be one of {', '.join(learners)}, got {o.base_learner!r}")
+        o = options
         self.options, self.first_order, self.allow_unused = options, first_order, allow_unused
         self.network = TaskwiseNetwork(model, head)
         self.network.check_own_head()
@@ -142,7 +141,7 @@ class HyperAdapter(Method):
         self.linear_map = linear_map(features) if o.linear_map else nn.Identity()
         self.encoder = None
         if encoder is not None:
-            self.encoder = TaskwiseNetwork(convert_norm(share_copy(encoder, copy_buffers=False), "running"))
+            self.encoder = TaskwiseNetwork(convert_norm(share_copy(encoder), "running"))
             self.encoder.release_head()
             self.encoder_is_frozen = not any(p.requires_grad for p in self.encoder.parameters())
             self.encoder.train(not self.encoder_is_frozen)
@@ -175,6 +174,12 @@ class HyperAdapter(Method):
             read = weights if self.iterative or not first else None  # the network's own are faster when they are shared
             track = support.seen is None  # else the pass that made it moved running averages
             seen: Pass = support.seen or self.network(support.x, read, track=not self.body)
+            if support.ways is not None and support.rows.shape[1] != seen.logits.shape[1]:
+                raise InputError(
+                    f"expected a label for each of {seen.logits.shape[1]} rows of logits, got {support.rows.shape[1]}; "
+                    "a network that answers for tokens needs labels (N, L), and zeros with a one per row are read as "
+                    "one-hot: adapt(loss) tells them apart"
+                )
             if self.iterative:
                 weights, seen = inner_loop(
                     self.network,

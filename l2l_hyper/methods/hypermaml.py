@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data.episode import SupportSet
-from ..errors import InputError
 from ..functional import full_precision
+from ..settings import Count, Depth
 from .contract import Method, Options
 from .taskwise import Adapted, TaskwiseNetwork, class_means
 
@@ -41,8 +41,8 @@ class HyperMAMLOptions(Options):
         hidden: their number.
     """
 
-    width: int = 256
-    hidden: int = 2
+    width: Count = 256
+    hidden: Depth = 2
 
 
 class HyperMAML(Method):
@@ -53,7 +53,7 @@ class HyperMAML(Method):
         options: see :class:`HyperMAMLOptions`.
 
     Raises:
-        InputError: if H has no hidden layer; when it adapts, for other ways than the network has outputs.
+        InputError: when it adapts, for other ways than the network has outputs.
     """
 
     Options = HyperMAMLOptions
@@ -61,8 +61,6 @@ class HyperMAML(Method):
 
     def __init__(self, model: nn.Module, options: HyperMAMLOptions = HyperMAMLOptions()) -> None:  # noqa: B008 - frozen
         super().__init__()
-        if options.hidden < 1:
-            raise InputError(f"hidden must be at least 1, got {options.hidden}")
         self.network = TaskwiseNetwork(model)
         features = self.network.head.in_features
         rows = features + (self.network.head.bias is not None)

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.episode import Episodes, SupportSet
-from ..errors import InputError
 from ..functional import Statistics, full_precision
+from ..settings import Count, Depth
 from .contract import Options
 from .feature_method import FeatureMethod
 from .taskwise import class_means
@@ -48,9 +48,9 @@ class HyperShotOptions(Options):
         train_on_support: whether the class means are training samples too.
     """
 
-    width: int = 64
-    layers: int = 3
-    hidden: int = 16
+    width: Count = 64
+    layers: Depth = 3
+    hidden: Count = 16
     train_on_support: bool = True
 
 
@@ -91,9 +91,6 @@ class HyperShot(FeatureMethod):
     Args:
         model: the network; of its last layer only the inputs matter.
         options: see :class:`HyperShotOptions`.
-
-    Raises:
-        InputError: if there is no layer.
     """
 
     Options = HyperShotOptions
@@ -101,8 +98,6 @@ class HyperShot(FeatureMethod):
 
     def __init__(self, model: nn.Module, options: HyperShotOptions = HyperShotOptions()) -> None:  # noqa: B008 - frozen
         super().__init__(model)
-        if options.layers < 1:
-            raise InputError(f"layers must be at least 1, got {options.layers}")
         self.options = options
         widths = [2, *[options.width] * options.layers]
         self.layers = nn.ModuleList(Exchangeable(i, o) for i, o in zip(widths, widths[1:], strict=False))

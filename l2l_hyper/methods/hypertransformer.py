@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from ..data.episode import SupportSet
-from ..errors import InputError
 from ..functional import full_precision
 from ..hypernet.encoders import Attention
+from ..settings import Count, Depth, Share
 from .contract import Options
 from .feature_method import FeatureMethod
 from .taskwise import Adapted
@@ -47,10 +47,10 @@ class HyperTransformerOptions(Options):
         dropout: on what attention and perceptrons add, while training.
     """
 
-    width: int = 128
-    layers: int = 3
-    heads: int = 4
-    dropout: float = 0.0
+    width: Count = 128
+    layers: Depth = 3
+    heads: Count = 4
+    dropout: Share = 0.0
 
 
 class TransformerLayer(nn.Module):
@@ -85,7 +85,7 @@ class HyperTransformer(FeatureMethod):
         options: see :class:`HyperTransformerOptions`.
 
     Raises:
-        InputError: if there is no layer, or the width is no multiple of the heads.
+        InputError: if the width is no multiple of the heads.
     """
 
     Options = HyperTransformerOptions
@@ -98,8 +98,6 @@ class HyperTransformer(FeatureMethod):
     ) -> None:
         super().__init__(model)
         width = options.width
-        if options.layers < 1:
-            raise InputError(f"layers must be at least 1, got {options.layers}")
         self.embed = nn.Linear(self.features, width)
         self.class_token = nn.Parameter(torch.randn(width) / width**0.5)
         self.layers = nn.ModuleList(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
+
+from ..functional.norm import moving_averages
 
 __all__ = ["InstanceAverages", "reads_in_turn"]
 
@@ -29,23 +29,27 @@ class InstanceAverages:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._buffers = [b for layer in module.modules() if _averages(layer) for b in layer.buffers()]
-        self._before = [b.clone() for b in self._buffers]
-        self._after: list[list[Tensor]] = []
+        self._buffers = {
+            f"{prefix}.{name}": buffer
+            for prefix, layer in module.named_modules()
+            if _averages(layer) and layer.training
+            for name, buffer in layer.named_buffers()
+        }
+        self._before = {name: buffer.clone() for name, buffer in self._buffers.items()}
+        self._after: list[dict[str, Tensor]] = []
 
-    def end_task(self) -> None:
-        """Note where a task has moved them, and put them back."""
-        self._after.append([b.clone() for b in self._buffers])
-        self._set(self._before)
-
-    def move(self) -> None:
-        """Move them by the mean over the tasks."""
-        self._set(torch.stack(after).double().mean(0) for after in zip(*self._after, strict=True))
+    def of_next_task(self) -> dict[str, Tensor]:
+        """A copy of them by name, which the pass of one task moves."""
+        self._after.append({name: buffer.clone() for name, buffer in self._before.items()})
+        return self._after[-1]
 
     @torch.no_grad()
-    def _set(self, values: Iterable[Tensor]) -> None:
-        for buffer, value in zip(self._buffers, values, strict=True):
-            buffer.copy_(value)
+    def move(self) -> None:
+        """Move them by the mean over the tasks."""
+        with moving_averages:
+            for name, buffer in self._buffers.items():
+                moved = torch.stack([after[name] for after in self._after]).double().mean(0) - self._before[name]
+                buffer.copy_(buffer + moved)
 
 
 def _recurrent(layer: nn.Module) -> bool:

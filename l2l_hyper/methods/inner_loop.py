@@ -13,7 +13,7 @@ from ..data.episode import SupportSet
 from ..errors import InputError
 from .taskwise import Pass, TaskwiseNetwork
 
-__all__ = ["descend", "inner_loop", "leaves"]
+__all__ = ["descend", "inner_loop", "leaves", "require_gradients"]
 
 
 def descend(
@@ -31,6 +31,7 @@ def descend(
     Raises:
         InputError: for a weight on which the loss does not depend, unless ``allow_unused``.
     """
+    require_gradients()
     learned = {name: w for name, w in weights.items() if w.requires_grad}
     try:
         gradients = torch.autograd.grad(
@@ -43,6 +44,15 @@ def descend(
         ) from error
     pairs = zip(learned.items(), gradients, strict=True)
     return {**weights, **{n: torch.add(w, g, alpha=-lr) for (n, w), g in pairs if g is not None}}
+
+
+def require_gradients() -> None:
+    """Raise :class:`InputError` in inference mode, in which nothing has a gradient."""
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "expected a mode in which steps down the loss of a support set can be taken, got torch.inference_mode(); "
+            "use torch.no_grad(), or a base learner in closed form"
+        )
 
 
 def inner_loop(

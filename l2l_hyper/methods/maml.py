@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.episode import SupportSet
+from ..settings import Depth, Positive
 from .contract import Method, Options
 from .inner_loop import descend, leaves
 from .taskwise import Adapted, TaskwiseNetwork
@@ -36,8 +37,8 @@ class MAMLOptions(Options):
         implementation: "batched" for this file, or "learn2learn" or "higher" for theirs, one task after the other.
     """
 
-    inner_lr: float = 0.1
-    steps: int = 1
+    inner_lr: Positive = 0.1
+    steps: Depth = 1
     first_order: bool = False
     normalization: Literal["support", "transductive", "running"] | None = None
     implementation: Literal["batched", "learn2learn", "higher"] = "batched"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..functional import Statistics
 
 __all__ = ["Adapted", "Inputs", "Pass", "stacked"]
@@ -33,6 +34,17 @@ class Pass(NamedTuple):
     statistics: Statistics
     layers: dict[str, Tensor]
     returned: Any = None
+
+    def of_rows(self, rows: Tensor) -> Pass:
+        """The same with those rows of features, logits and outputs alone where ``rows``, ``(N·L,)``, is true.
+
+        Raises:
+            InputError: if there are more or fewer rows.
+        """
+        if len(rows) != self.logits.shape[1]:
+            raise InputError(f"expected a label for each of {self.logits.shape[1]} rows of logits, got {len(rows)}")
+        outputs, logits, features = (t.flatten(1, -2)[:, rows] for t in self[:3])
+        return self._replace(outputs=outputs, logits=logits, features=features)
 
 
 @dataclass(frozen=True)
@@ -67,10 +79,17 @@ class Adapted:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of one task's pass, for a network that takes more than a tensor."""
+    """The arguments of one task's pass, for a network that takes more than a tensor.
+
+    Attributes:
+        args: by position.
+        kwargs: by name.
+        rows: which rows of the logits there are, ``(N·L,)``, such as those of tokens that are no padding; all if None.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return 1

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data.episode import SupportSet
-from ..errors import InputError
 from ..functional import full_precision
+from ..settings import Positive
 from .contract import Options
 from .feature_method import FeatureMethod
 from .taskwise import Adapted
@@ -41,8 +41,8 @@ class R2D2Options(Options):
         learn_penalty: whether λ is learned, as in the paper; its code leaves λ fixed by default.
     """
 
-    penalty: float = 1.0
-    scale: float = 10.0
+    penalty: Positive = 1.0
+    scale: Positive = 10.0
     learn_penalty: bool = True
 
 
@@ -52,9 +52,6 @@ class R2D2(FeatureMethod):
     Args:
         model: the network; of its last layer only the inputs matter.
         options: see :class:`R2D2Options`.
-
-    Raises:
-        InputError: if λ or α are not positive.
     """
 
     Options = R2D2Options
@@ -62,8 +59,6 @@ class R2D2(FeatureMethod):
 
     def __init__(self, model: nn.Module, options: R2D2Options = R2D2Options()) -> None:  # noqa: B008 - frozen
         super().__init__(model)
-        if options.penalty <= 0 or options.scale <= 0:
-            raise InputError(f"penalty and scale must be positive, got {options.penalty} and {options.scale}")
         self.log_penalty = nn.Parameter(torch.tensor(math.log(options.penalty)), options.learn_penalty)
         self.log_scale = nn.Parameter(torch.tensor(math.log(options.scale)))
 

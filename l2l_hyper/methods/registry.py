@@ -11,7 +11,9 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputError
-from ..registry import Registry, unknown_name
+from ..memory import weights_fit
+from ..registry import Registry
+from ..settings import checked
 from .contract import Method, Options, as_method
 from .reference import reference
 
@@ -50,7 +52,8 @@ class MethodEntry:
         completed = self.complete(options)
         implementation = getattr(completed, "implementation", "batched")
         make = self.make if implementation == "batched" else reference(self.name.partition("@")[0], implementation)
-        made = make(model, completed, **({} if encoder is None else {"encoder": encoder}))
+        with weights_fit(f"method {self.name!r}", vars(completed)):
+            made = make(model, completed, **({} if encoder is None else {"encoder": encoder}))
         return as_method(made, self.normalization(options) or normalization)
 
     def normalization(self, options: Mapping[str, Any]) -> str | None:
@@ -59,11 +62,7 @@ class MethodEntry:
 
     def complete(self, options: Mapping[str, Any]) -> Any:
         """The given options over the defaults, in the method's dataclass."""
-        known = [field.name for field in dataclasses.fields(self.options)]
-        for name in options:
-            if name not in known:
-                raise unknown_name(f"option of {self.name}", name, known)
-        return self.options(**options)
+        return self.options(**checked(self.options, options, f"option of {self.name}", f"{self.name}."))
 
 
 def register_method(

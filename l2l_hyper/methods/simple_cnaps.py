@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ..data.episode import SupportSet
 from ..functional import Statistics, full_precision
 from ..hypernet import Target
+from ..settings import Count, Depth, Share
 from .contract import Options
 from .feature_method import FeatureMethod
 from .modulation import Modulation
@@ -51,10 +52,10 @@ class SimpleCNAPsOptions(Options):
 
     temperature: Literal["fixed", "learned"] = "fixed"
     generate: str = ""
-    width: int = 128
-    blocks: int = 2
-    heads: int = 4
-    dropout: float = 0.0
+    width: Count = 128
+    blocks: Depth = 2
+    heads: Count = 4
+    dropout: Share = 0.0
 
 
 class AdaptedSimpleCNAPs(NamedTuple):

@@ -19,14 +19,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.episode import SupportSet
-from ..errors import InputError
 from ..functional import full_precision
+from ..functional.norm import moving_averages
+from ..settings import Positive
 from .contract import Options
 from .feature_method import FeatureMethod
 from .taskwise import class_means
@@ -45,8 +48,8 @@ class SimpleShotOptions(Options):
     """
 
     centre: bool = True
-    scale: float = 10.0
-    momentum: float = 0.01
+    scale: Positive = 10.0
+    momentum: Annotated[float, Gt(0), Le(1)] = 0.01
 
 
 class SimpleShot(FeatureMethod):
@@ -55,9 +58,6 @@ class SimpleShot(FeatureMethod):
     Args:
         model: the network; of its last layer only the inputs matter.
         options: see :class:`SimpleShotOptions`.
-
-    Raises:
-        InputError: if τ is not positive.
     """
 
     Options = SimpleShotOptions
@@ -67,8 +67,6 @@ class SimpleShot(FeatureMethod):
 
     def __init__(self, model: nn.Module, options: SimpleShotOptions = SimpleShotOptions()) -> None:  # noqa: B008
         super().__init__(model)
-        if options.scale <= 0:
-            raise InputError(f"scale must be positive, got {options.scale}")
         self.options = options
         self.log_scale = nn.Parameter(torch.tensor(math.log(options.scale)))
         self.register_buffer("mean", torch.zeros(self.features))
@@ -97,6 +95,7 @@ class SimpleShot(FeatureMethod):
 
     @torch.no_grad()
     def _update_mean(self, features: Tensor) -> None:
-        self.batches += 1
-        weight = (1 / self.batches).clamp_min(self.options.momentum).to(self.mean)
-        self.mean.lerp_(features.flatten(0, -2).mean(0).to(self.mean), weight)
+        with moving_averages:
+            self.batches += 1
+            weight = (1 / self.batches).clamp_min(self.options.momentum).to(self.mean)
+            self.mean.lerp_(features.flatten(0, -2).mean(0).to(self.mean), weight)

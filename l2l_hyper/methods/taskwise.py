@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..functional import (
     Statistics,
     autocast_enabled,
-    call,
+    replaced,
     share_copy,
     slots,
     statistics_of,
@@ -36,6 +36,9 @@ __all__ = ["Adapted", "Head", "Inputs", "Pass", "TaskwiseNetwork", "class_means"
 _ORIGIN = "its outputs come from its last layer"
 _IN_TURN = "its tasks must go one after the other"
 
+# How torch's layers say that they cannot read an input.
+_UNREADABLE = ("same dtype", "scalar type", "nput type", "shapes cannot be multiplied", "xpected input", "channels")
+
 
 class TaskwiseNetwork(nn.Module):
     """A network that runs for T tasks at once, under weights and statistics of each task's own.
@@ -45,8 +48,8 @@ class TaskwiseNetwork(nn.Module):
     Args:
         model: the network.  Its parameters are shared, not copied.  Its last layer must be an ``nn.Linear``; what
             follows it without parameters, such as a log-softmax, is fine, and so are outputs in a tuple or mapping.
-        head: name of that layer; by default the last ``nn.Linear`` that the model registers.  The first pass with
-            gradients checks that the outputs come from it.
+        head: name of that layer; by default it is found, see :func:`~l2l_hyper.methods.head.find_head`.  The first
+            pass with gradients checks that the outputs come from it.
 
     Raises:
         InputError: if ``model`` has no such layer, see :func:`~l2l_hyper.methods.head.find_head`; from the first pass
@@ -66,7 +69,7 @@ class TaskwiseNetwork(nn.Module):
         if not isinstance(model, nn.Module):
             raise InputError(f"expected an nn.Module to adapt, got {type(model).__name__}")
         # A copy of the tree with the same tensors: what is changed below does not show in the user's model.
-        module = share_copy(model, copy_buffers=False)
+        module = share_copy(model)
         self.head_name = find_head(module, head)
         self.tied_to = tied_to(module, self.head_name)
         self.module = record_head(module, self.head_name)
@@ -164,6 +167,9 @@ class TaskwiseNetwork(nn.Module):
             track: whether running averages, where normalization layers keep some, take up those of a support set.
         """
         weights, layers = dict(weights or {}), tuple(layers)
+        for own in [*weights.values(), *(mean for mean, _ in (statistics or {}).values())]:
+            if len(own) != len(x):
+                raise InputError(f"expected samples (T, N, *) of the {len(own)} tasks adapted to, got {len(x)} tasks")
         track = track and statistics is None and self.training
         seen = None
         if isinstance(x, Tensor) and len(x) > 1 and not self._goes_in_turn():
@@ -254,9 +260,9 @@ class TaskwiseNetwork(nn.Module):
         for task in range(len(x)):
             given = statistics and {name: (mean[task], var[task]) for name, (mean, var) in statistics.items()}
             one = x if isinstance(x, Inputs) else Inputs((x[task],), {})
-            own = {name: w[task] for name, w in weights.items()}
-            passes.append(self.run_one(*one.args, weights=own, statistics=given, layers=layers, **one.kwargs))
-            averages.end_task()
+            own = {**{name: w[task] for name, w in weights.items()}, **averages.of_next_task()}
+            shown = self.run_one(*one.args, weights=own, statistics=given, layers=layers, **one.kwargs)
+            passes.append(shown if one.rows is None else shown.of_rows(one.rows))
         if track:
             averages.move()
         return passes[0] if len(passes) == 1 else stacked(passes)
@@ -271,29 +277,43 @@ class TaskwiseNetwork(nn.Module):
         **kwargs: Any,
     ) -> tuple[Pass, Any]:
         """What one task shows, without a task dimension, and what the network returned."""
-        shown: dict[str, Tensor] = {}
-        hooks = [
-            self.module.get_submodule(name).register_forward_hook(lambda _, __, y, name=name: shown.update({name: y}))
-            for name in layers
-        ]
         find_origin = _ORIGIN not in self._known and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        # Weights and hooks are given to a copy: other threads may be running the module.
+        hooked = bool(layers) or find_origin
+        module = share_copy(self.module) if hooked else self.module
+        shown: dict[str, Tensor] = {}
+        for name in layers:
+            module.get_submodule(name).register_forward_hook(lambda _, __, y, name=name: shown.update({name: y}))
+        module = replaced(module, self.places, weights)
         # Only the convolutions that are taken out of vmap are reached by torch.autocast.
         own_convolutions = kernels.enabled() or autocast_enabled(self.head.weight.device)
-        try:
-            with (
-                recording(self.module, on_logits, find_origin=find_origin) as now,
-                kernels.task_convolutions() if own_convolutions else nullcontext(),
-                statistics_of(self.module, statistics) as recorded,
-            ):
-                returned = call(self.module, self.places, weights, *args, **kwargs)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with (
+            recording(module, on_logits, find_origin=find_origin) as now,
+            kernels.task_convolutions() if own_convolutions else nullcontext(),
+            statistics_of(module, statistics) as recorded,
+            _reading(*args),
+        ):
+            returned = module(*args, **kwargs)
         features, logits, outputs = now.of(returned, self.head_name)
         made = "weight" in self.head._buffers  # by a method, and exact only without other linear layers beside it
         if find_origin and now.check(returned, outputs, self.head_name, alone=made):
             self._known.add(_ORIGIN)
         return Pass(outputs, logits, features, {**(statistics or {}), **recorded}, shown), returned
+
+
+@contextmanager
+def _reading(*args: Any) -> Iterator[None]:
+    """What a layer says of the shape or type of the samples, as an error about the samples."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _UNREADABLE):
+            raise
+        given = ", ".join(f"{arg.dtype} of shape {tuple(arg.shape)}" for arg in args if isinstance(arg, Tensor))
+        raise InputError(
+            f"expected samples that the network reads, got {given} ({str(error).splitlines()[0]}); try samples of the "
+            "type of its weights, or a network for samples of this shape"
+        ) from error
 
 
 class _LinearMap(nn.Linear):

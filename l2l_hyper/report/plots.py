@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from .escape import for_plot
 from .summary import SEEDS_FOR_INTERVAL, Summary
 
 __all__ = ["accuracy_figure", "learning_curves_figure", "render"]
@@ -32,7 +33,7 @@ def accuracy_figure(summary: Summary) -> Figure:
         seeds = [summary.factor * record.scores.mean() for record in row.records]
         axes.plot(seeds, [height - 0.22] * len(seeds), ".", color=color, markersize=5, alpha=0.6)
         axes.errorbar(mean, height, xerr=half, fmt="o", color=color, markersize=8, capsize=4, linewidth=2)
-    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.set_yticks(range(len(rows)), [for_plot(row.label) for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(axis="x", alpha=0.3)
     axes.margins(x=0.1)
@@ -56,7 +57,7 @@ def learning_curves_figure(summary: Summary) -> Figure:
         seconds = [np.array([point.seconds for point in curve]) for curve in curves]
         for axes, at in ((by_episodes, episodes), (by_seconds, seconds)):
             if curves:
-                style = {"color": colors[row.method], "linestyle": dashes[row.method], "label": row.label}
+                style = {"color": colors[row.method], "linestyle": dashes[row.method], "label": for_plot(row.label)}
                 _draw_band(axes, list(zip(at, scores, strict=True)), style)
     by_episodes.set_xlabel("training episodes")
     by_seconds.set_xlabel("training seconds")
@@ -79,7 +80,7 @@ def render(figure: Figure, form: str) -> bytes:
 
 
 def _score(summary: Summary) -> str:
-    return summary.metric.name + (" in %" if summary.metric.percent else "")
+    return for_plot(summary.metric.name) + (" in %" if summary.metric.percent else "")
 
 
 def _over(summary: Summary) -> str:
@@ -91,7 +92,7 @@ def _over(summary: Summary) -> str:
 
 def _task(summary: Summary) -> str:
     experiment = summary.experiment
-    task = f"{experiment.tasksets}, {experiment.ways}-way {experiment.shots}-shot"
+    task = f"{for_plot(experiment.tasksets)}, {experiment.ways}-way {experiment.shots}-shot"
     return task if summary.chance is None else f"{task}, chance {summary.chance:.3g} %"
 
 

@@ -11,13 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from tabulate import tabulate
 
 from ..errors import InputError
 from ..experiment.config import Experiment
 from ..statistics import Interval
+from ..terminal import one_line
+from .escape import for_csv, for_latex, for_markdown, for_screen
 from .summary import SEEDS_FOR_INTERVAL, Row, Summary
 
 __all__ = ["describe", "notes", "print_summary", "to_csv", "to_latex", "to_markdown"]
@@ -125,46 +126,47 @@ def notes(summary: Summary) -> list[str]:
 def print_summary(summary: Summary, console: Console | None = None) -> None:
     """Print the table, in several parts where the console is too narrow for one."""
     console = console or Console()
+
+    def put(table: Table) -> None:
+        table.width = _width(table, console)  # a console too narrow for it wraps its lines rather than cuts them off
+        console.print(table, crop=False)
+        console.print()
+
     for line in describe(summary):
-        console.print(line, markup=False, highlight=False)
+        console.print(for_screen(line, console))
     console.print()
     method, *columns = _columns(summary)
     part = [method]
     for _, group in itertools.groupby(columns, key=lambda column: column.group):
         wider = [*part, *group]
-        if len(part) > 1 and _width(_rich_table(summary, wider), console) > console.width:
-            console.print(_rich_table(summary, part))
-            console.print()
+        if len(part) > 1 and _width(_rich_table(summary, wider, console), console) > console.width:
+            put(_rich_table(summary, part, console))
             wider = [method, *wider[len(part) :]]
         part = wider
-    console.print(_rich_table(summary, part))
-    console.print()
+    put(_rich_table(summary, part, console))
     for line in notes(summary):
-        console.print(line, style="dim", markup=False, highlight=False)
+        console.print(for_screen(line, console), style="dim")
 
 
 def to_markdown(summary: Summary) -> str:
     """The table with its description and notes in Markdown."""
-    remarks = "\n".join(f"- {note}" for note in notes(summary))
-    return "\n\n".join(["  \n".join(describe(summary)), _tabulated(summary, "pipe"), remarks]) + "\n"
+    remarks = "\n".join(f"- {for_markdown(note)}" for note in notes(summary))
+    described = "  \n".join(map(for_markdown, describe(summary)))
+    return "\n\n".join([described, _tabulated(summary, "pipe", for_markdown), remarks]) + "\n"
 
 
 def to_latex(summary: Summary) -> str:
     """The table as a ``tabular`` for the booktabs package, with description and notes as comments."""
-    table = _tabulated(summary, "latex_booktabs")
-    for character, command in {"±": r"$\pm$", "−": "$-$", "–": "--", r"\ensuremath{<}": "$<$"}.items():
-        table = table.replace(character, command)
-    comments = "".join(f"% {line}\n" for line in [*describe(summary), *notes(summary)])
-    return f"{comments}{table}\n"
+    comments = "".join(f"% {one_line(line)}\n" for line in [*describe(summary), *notes(summary)])
+    return f"{comments}{for_latex(_tabulated(summary, 'latex_booktabs', one_line))}\n"
 
 
 def to_csv(summary: Summary) -> str:
     """Every number unrounded, shares and their differences in percent, empty where there is none."""
     text = io.StringIO()
     rows = [_numbers(summary, row) for row in summary.rows]
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([map(for_csv, row) for row in [rows[0], *(row.values() for row in rows)]])
     return text.getvalue()
 
 
@@ -200,29 +202,26 @@ def _columns(summary: Summary) -> list[_Column]:
     ]
 
 
-def _tabulated(summary: Summary, form: str) -> str:
+def _tabulated(summary: Summary, form: str, escaped: Callable[[str], str]) -> str:
     columns = _columns(summary)
-    titles = [column.title for column in columns]
+    titles = [escaped(column.title) for column in columns]
+    cells = [[escaped(column.cell(row)) for column in columns] for row in summary.rows]
     aligned = ("left", "left", *["right"] * (len(columns) - 2))
-    return str(tabulate(_cells(summary, columns), titles, tablefmt=form, colalign=aligned, disable_numparse=True))
+    return str(tabulate(cells, titles, tablefmt=form, colalign=aligned, disable_numparse=True))
 
 
-def _rich_table(summary: Summary, columns: Sequence[_Column]) -> Table:
+def _rich_table(summary: Summary, columns: Sequence[_Column], console: Console) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
         left = position == 0 or column.title == "norm."
-        table.add_column(column.title, justify="left" if left else "right", no_wrap=True)
-    for row in _cells(summary, columns):
-        table.add_row(*map(escape, row))
+        table.add_column(for_screen(column.title, console), justify="left" if left else "right", no_wrap=True)
+    for row in summary.rows:
+        table.add_row(*(for_screen(column.cell(row), console) for column in columns))
     return table
 
 
 def _width(table: Table, console: Console) -> int:
-    return console.measure(table, options=console.options.update(width=10_000)).maximum
-
-
-def _cells(summary: Summary, columns: Sequence[_Column]) -> list[list[str]]:
-    return [[column.cell(row) for column in columns] for row in summary.rows]
+    return console.measure(table, options=console.options.update(width=1_000_000)).maximum
 
 
 def _numbers(summary: Summary, row: Row) -> dict[str, object]:
@@ -238,14 +237,14 @@ def _numbers(summary: Summary, row: Row) -> dict[str, object]:
         }
 
     published = row.published
-    name = summary.metric.name.replace(" ", "_")
-    return {
+    what = {
         "method": row.method,
         "label": row.label,
         "normalization": row.normalization,
         "seeds": " ".join(map(str, row.seeds)),
         "test_episodes": summary.experiment.test_episodes,
-        **interval(name, row.score),
+    }
+    others = {
         "seed_std": scaled(row.spread.std),
         "seed_half_width": scaled(row.spread.half_width),
         "baseline": summary.baseline,
@@ -265,6 +264,9 @@ def _numbers(summary: Summary, row: Row) -> dict[str, object]:
         "published_half_width": published and published.half_width,
         "published_source": published and published.source,
     }
+    name = summary.metric.name.replace(" ", "_")
+    name += "_of_the_metric" * (name in what or name in others)  # a metric may be called "loss"
+    return {**what, **interval(name, row.score), **others}
 
 
 def _backbone(experiment: Experiment) -> str:
@@ -272,8 +274,9 @@ def _backbone(experiment: Experiment) -> str:
     from ..backbones import BACKBONES  # loads torch
 
     has_channels = experiment.channels != Experiment().channels
-    with suppress(InputError):  # a backbone that was registered where the records were made
-        has_channels |= "channels" in BACKBONES[experiment.backbone].options
+    # A record may come from anyone: no module that it names is imported.  Nor is every backbone registered here.
+    with suppress(InputError):
+        has_channels |= ":" not in experiment.backbone and "channels" in BACKBONES[experiment.backbone].options
     channels = [f"{experiment.channels} channels"] if has_channels else []
     return ", ".join([experiment.backbone, *channels, *(f"{k} {v}" for k, v in experiment.backbone_options.items())])
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from ..errors import InputError
 from ..experiment.records import read_records
 from ..files import write_atomically
+from ..locks import remove_leftovers
 from .plots import accuracy_figure, learning_curves_figure, render
 from .summary import Summary, summarize
 from .tables import print_summary, to_csv, to_latex, to_markdown
@@ -51,6 +52,7 @@ def write_report(
     }
     if own:
         files["learning_curves.png"] = render(learning_curves_figure(summary), "png")
+    remove_leftovers(folder)
     for name, content in files.items():
         write_atomically(folder / name, content)
     if console is not None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ...data.taskset import TensorTaskset
 from ...errors import InputError
-from ...functional import full_precision
+from ...functional import full_precision, share_copy
 from ...methods.contract import Method
 from ...methods.taskwise import Pass, TaskwiseNetwork
 
@@ -86,13 +86,10 @@ def class_pass(method: Method, x: Tensor, labels: Tensor, label_smoothing: float
 
     What is classified is what the network's last layer is given, the same for every method.
     """
-    network: TaskwiseNetwork = method.network  # type: ignore[assignment]
+    network: TaskwiseNetwork = share_copy(method.network)  # type: ignore[type-var, assignment]
     given: list[Tensor] = []
-    hook = network.head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-    try:
-        seen = network(x[None])
-    finally:
-        hook.remove()
+    network.head.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    seen = network(x[None])
     logits = method.whole_classifier(given[0])  # type: ignore[operator]
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing), seen
 

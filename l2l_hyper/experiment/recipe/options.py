@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import MinLen
+
+from ...settings import Count, Name, Natural, NonNegative, Positive, Share
 
 __all__ = ["Recipe"]
-
-# This module imports no torch, so that a bad flag is told at once.
-Share = Annotated[float, Ge(0), Lt(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +34,16 @@ class Recipe:
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    weight_decay: Annotated[float, Ge(0)] = 0.0
+    weight_decay: NonNegative = 0.0
     warmup: Share = 0.0
     schedule: Literal["cosine", "constant", "step"] = "cosine"
     augmentation: Literal["none", "crop-flip"] = "none"
     rotation_classes: bool = False
-    class_batch: Annotated[int, Ge(0)] = 0
-    class_weight: Annotated[float, Gt(0)] = 1.0
+    class_batch: Natural = 0
+    class_weight: Positive = 1.0
     classifier: Literal["cosine", "linear"] = "cosine"
     label_smoothing: Share = 0.0
-    train_shots: Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)] | None = None
+    train_shots: Annotated[tuple[Count, ...], MinLen(1)] | None = None
     average: Share | None = None
-    pretrained: str | None = None
-    backbone_lr: Annotated[float, Ge(0)] = 1.0
+    pretrained: Name | None = None
+    backbone_lr: NonNegative = 1.0

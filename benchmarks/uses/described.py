@@ -1,0 +1,202 @@
+"""Weights from a description: the error of each way to adapt against the number of support points.
+
+python -m benchmarks.uses.described --preset benchmarks/presets/uses/sinusoids.toml --out runs/sinusoids --seeds 0 1
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from l2l_hyper.data import SupportSet
+from l2l_hyper.data.episode import squared_error
+from l2l_hyper.functional import Generated
+from l2l_hyper.hypernet import DeepSets
+from l2l_hyper.methods.maml import MAML, MAMLOptions
+from l2l_hyper.uses import DescribedNetwork
+
+from .study import Record, controls, main, markdown, spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of the study.
+
+    Attributes:
+        family: "sinusoids", or "mixture" of sinusoids, lines and parabolas.
+        shots: numbers of support points; training takes one of them at random in each iteration.
+        hidden: units of each of the two hidden layers.
+        iterations: of meta-training, for each method.
+        meta_batch: tasks per iteration.
+        lr: learning rate of meta-training, which falls to zero by a cosine.
+        maml_lr: inner learning rate of MAML.
+        steps: inner steps of MAML and of CAVIA in training.
+        context: entries of the description that CAVIA learns by itself.
+        cavia_lr: inner learning rate of CAVIA.
+        test_steps: steps on the description of a network that was trained with given ones.
+        test_lr: learning rate of these steps.
+        scratch_steps: steps of Adam, at 0.01, of a network that is trained on the support points alone.
+        test_tasks: tasks that are tested, the same for all methods.
+    """
+
+    family: Literal["sinusoids", "mixture"] = "sinusoids"
+    shots: tuple[int, ...] = (1, 2, 5, 10, 20)
+    hidden: int = 40
+    iterations: int = 3000
+    meta_batch: int = 25
+    lr: float = 2e-3
+    maml_lr: float = 0.02
+    steps: int = 5
+    context: int = 5
+    cavia_lr: float = 0.01
+    test_steps: int = 50
+    test_lr: float = 0.03
+    scratch_steps: int = 200
+    test_tasks: int = 300
+
+
+class Tasks(NamedTuple):
+    """Descriptions ``(T, Z)`` of mean 0 and variance 1, points ``(T, N, 1)`` and values ``(T, N, 1)``."""
+
+    z: Tensor
+    x: Tensor
+    y: Tensor
+
+    def support(self, shots: int) -> SupportSet:
+        return SupportSet(self.x[:, :shots], self.y[:, :shots], None, squared_error)
+
+
+def sinusoids(tasks: int, points: int, generator: torch.Generator) -> Tasks:
+    """Amplitude 0.1 to 5 and phase 0 to π, at points from -5 to 5, as in Finn et al. 2017."""
+    unit = torch.rand(tasks, 2, generator=generator)
+    amplitude, phase = (0.1 + 4.9 * unit[:, 0]).view(-1, 1, 1), (math.pi * unit[:, 1]).view(-1, 1, 1)
+    x = 10 * torch.rand(tasks, points, 1, generator=generator) - 5
+    return Tasks((unit - 0.5) * 12**0.5, x, amplitude * torch.sin(x + phase))
+
+
+def mixture(tasks: int, points: int, generator: torch.Generator) -> Tasks:
+    """A sinusoid, a line or a parabola, described by its kind as a one-hot vector and two parameters of the kind."""
+    kind = torch.randint(3, (tasks,), generator=generator)
+    base = sinusoids(tasks, points, generator)
+    a, b = (base.z / 3**0.5).view(tasks, 1, 2).split(1, -1)  # from -1 to 1
+    values = torch.stack([base.y, a * base.x + 2 * b, 0.2 * a * base.x**2 + 2 * b])
+    one_hot = nn.functional.one_hot(kind, 3)
+    z = torch.cat([(one_hot - 1 / 3) / (2**0.5 / 3), base.z], -1)
+    return Tasks(z, base.x, values[kind, torch.arange(tasks)])
+
+
+FAMILIES: dict[str, Callable[[int, int, torch.Generator], Tasks]] = {"sinusoids": sinusoids, "mixture": mixture}
+
+
+def network(settings: Settings) -> nn.Sequential:
+    h = settings.hidden
+    return nn.Sequential(nn.Linear(1, h), nn.ReLU(), nn.Linear(h, h), nn.ReLU(), nn.Linear(h, 1))
+
+
+def fit(method: Any, settings: Settings, seed: int, *, described: bool = False) -> None:
+    """Meta-train a method to adapt to support points and, where it is described, with given descriptions as well."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(method.parameters(), settings.lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
+    most = max(settings.shots)
+    for _ in range(settings.iterations):
+        tasks = FAMILIES[settings.family](settings.meta_batch, 2 * most, generator)
+        shots = settings.shots[int(torch.randint(len(settings.shots), (), generator=generator))]
+        x, y = tasks.x[:, most:], tasks.y[:, most:]
+        loss = squared_error(method.predict(method.adapt(tasks.support(shots)), x), y).mean()
+        if described:
+            loss = loss + squared_error(method(x, tasks.z), y).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+def from_scratch(settings: Settings, support: SupportSet, x: Tensor) -> Tensor:
+    """Outputs ``(T, Q, 1)`` of T networks, each trained on its support points from the start that torch gives it."""
+    model = Generated(network(settings))
+    starts = [dict(network(settings).named_parameters()) for _ in range(len(support))]
+    weights = {name: torch.stack([s[name].detach() for s in starts]).requires_grad_() for name in model.target.shapes}
+    optimizer = torch.optim.Adam(weights.values(), 0.01)
+    for _ in range(settings.scratch_steps):
+        optimizer.zero_grad()
+        support.loss(model.each(weights, support.x), support.y).sum().backward()
+        optimizer.step()
+    return model.each(weights, x).detach()
+
+
+def run(settings: Settings, seed: int, device: torch.device) -> dict[str, Any]:
+    most = max(settings.shots)
+    tasks = FAMILIES[settings.family](settings.test_tasks, most + 100, torch.Generator().manual_seed(12345))
+    x, y = tasks.x[:, most:], tasks.y[:, most:]
+    described = DescribedNetwork(
+        network(settings), tasks.z.shape[1], infer=DeepSets(2, tasks.z.shape[1]), lr=settings.test_lr
+    )
+    cavia = DescribedNetwork(network(settings), settings.context, steps=settings.steps, lr=settings.cavia_lr)
+    maml = MAML(network(settings), MAMLOptions(inner_lr=settings.maml_lr, steps=settings.steps))
+    for method in (described, cavia, maml):
+        fit(method, settings, seed, described=method is described)
+
+    def error(outputs: Tensor) -> float:
+        return float(squared_error(outputs, y).mean())
+
+    with torch.no_grad():
+        given = {"given z": error(described(x, tasks.z))}
+        for name, z in controls(tasks.z, torch.Generator().manual_seed(seed)).items():
+            given[name] = error(described(x, z))
+        errors: dict[str, list[float]] = {}
+        for shots in settings.shots:
+            support = tasks.support(shots)
+            described.steps = 0
+            inferred = described.adapt(support)
+            described.steps = settings.test_steps
+            outputs = {
+                "inferred z": described(x, inferred),
+                "inferred z, then steps on it": described(x, described.adapt(support, inferred)),
+                "steps on z from the mean": described(x, described.adapt(support, torch.zeros_like(tasks.z))),
+                "CAVIA": cavia.predict(cavia.adapt(support), x),
+                "MAML": maml.predict(maml.adapt(support), x),
+            }
+            with torch.enable_grad():
+                outputs["from scratch"] = from_scratch(settings, support, x)
+            for name, predicted in outputs.items():
+                errors.setdefault(name, []).append(error(predicted))
+    return {"given": given, "errors": errors}
+
+
+def report(records: Sequence[Record], out: Path) -> None:
+    shots = records[0]["settings"]["shots"]
+    results = [record["result"] for record in records]
+    rows = [[n, *[spread([r["given"][n] for r in results])] * len(shots)] for n in results[0]["given"]]
+    for name in results[0]["errors"]:
+        rows.append([name, *(spread([r["errors"][name][k] for r in results]) for k in range(len(shots)))])
+    table = markdown(["mean squared error", *(f"{k} points" for k in shots)], rows)
+    (out / "results.md").write_text(f"{table}\n{len(records)} seeds; mean ± standard deviation over them.\n")
+    figure = Figure((6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in results[0]["errors"]:
+        axes.errorbar(shots, *_mean_std([r["errors"][name] for r in results]), marker="o", capsize=3, label=name)
+    for name, style in zip(results[0]["given"], ("-", "--", "-.", ":"), strict=True):
+        mean, _ = _mean_std([[r["given"][name]] for r in results])
+        axes.axhline(mean[0], color="black", linestyle=style, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="support points", ylabel="mean squared error of the queries")
+    axes.set_xticks(shots, [str(k) for k in shots])
+    axes.minorticks_off()
+    axes.legend(fontsize="small", ncols=2)
+    figure.savefig(out / "error.png", dpi=150)
+
+
+def _mean_std(values: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    of_seeds = torch.tensor(values, dtype=torch.float64)
+    return of_seeds.mean(0).tolist(), of_seeds.std(0, correction=min(1, len(of_seeds) - 1)).tolist()
+
+
+if __name__ == "__main__":
+    main(Settings, run, report)

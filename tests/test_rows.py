@@ -1,0 +1,88 @@
+"""Rows of a comparison with a backbone of their own, another row as encoder, and what a query costs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import l2l_hyper
+from l2l_hyper import InputError
+from l2l_hyper.backbones.conv4 import conv4
+from l2l_hyper.backbones.mlp import mlp
+from l2l_hyper.data import ACCURACY, Episodes, get_tasksets
+from l2l_hyper.experiment.evaluation import evaluate_on
+from l2l_hyper.experiment.records import Record
+from l2l_hyper.experiment.trial import multiply_adds_per_query
+from l2l_hyper.methods import METHODS
+
+SMALL = {
+    "backbone": "conv4",
+    "backbone_options": {"halvings": 3},
+    "channels": 4,
+    "iterations": 2,
+    "meta_batch": 2,
+    "validation_episodes": 2,
+    "test_episodes": 4,
+}
+
+
+def compared(tmp_path: Path, methods: list[str]) -> list[Record]:
+    options = {
+        "protonet@large": {"backbone_options": {"channels": 6}},
+        "hyper-adapter": {"encoder": "protonet@large", "width": 8, "blocks": 1},
+    }
+    given = {name: table for name, table in options.items() if name in methods}
+    return l2l_hyper.compare("glyphs", methods, options=given, out=tmp_path, **SMALL)
+
+
+def test_a_row_reads_support_sets_with_the_network_of_another(tmp_path: Path) -> None:
+    records = {r.run.method: r for r in compared(tmp_path, ["protonet@large", "hyper-adapter", "protonet"])}
+    costs = {name: record.result.multiply_adds_per_query for name, record in records.items()}
+    assert costs["hyper-adapter"] == costs["protonet"] < costs["protonet@large"]
+    large = sum(p.numel() for p in conv4(5, (1, 28, 28), channels=6, halvings=3).parameters())
+    assert records["protonet@large"].result.parameters["backbone"] == large
+
+
+def test_the_other_row_must_come_first(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="protonet@large as its encoder.*earlier among the methods"):
+        compared(tmp_path, ["hyper-adapter", "protonet@large"])
+
+
+def test_an_unknown_option_of_a_rows_backbone_is_named() -> None:
+    with pytest.raises(InputError, match="unknown option of backbone conv4: 'chanels'; did you mean channels"):
+        l2l_hyper.compare("glyphs", ["protonet"], options={"protonet": {"backbone_options": {"chanels": 6}}}, **SMALL)
+
+
+def test_a_row_of_another_kind_of_network_takes_none_of_the_options_of_the_others() -> None:
+    row = {"backbone": "mlp", "backbone_options": {"sizes": [8]}}
+    (record,) = l2l_hyper.compare("glyphs", ["protonet"], options={"protonet": row}, **SMALL)
+    model = mlp(5, (1, 28, 28), sizes=[8])
+    assert record.result.parameters["backbone"] == sum(p.numel() for p in model.parameters())
+
+
+def test_multiply_adds_are_those_of_the_layers() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Flatten(), nn.Linear(3 * 36, 5))
+    query = torch.randn(1, 10, 1, 6, 6)
+    labels = torch.arange(5)[None]
+    episode = Episodes(torch.randn(1, 5, 1, 6, 6), labels, query, labels.repeat(1, 2), 5)
+    method = METHODS["hyper-adapter"].build(model, {}, "support")
+    assert multiply_adds_per_query(method, episode) == 36 * 9 * 3 + 3 * 36 * 5
+
+
+def test_the_calibration_error_is_that_of_its_definition() -> None:
+    tasks = get_tasksets("glyphs", test_ways=3).test
+    method = METHODS["protonet"].build(nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), {}, "support")
+    form = {"ways": 3, "shots": 1, "queries": 5}
+    measured = evaluate_on(method, tasks, range(20), ACCURACY, form=form, device=torch.device("cpu"), batch_size=6)
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    with torch.no_grad():
+        for one in tasks.batch(range(20), **form):
+            probabilities = method.eval().predict(method.adapt(one.support_set), one.query)[0].double().softmax(-1)
+            for row, label in zip(probabilities.tolist(), one.query_labels[0].tolist(), strict=True):
+                bins.setdefault(min(math.floor(15 * max(row)), 14), []).append((max(row), row.index(max(row)) == label))
+    expected = sum(abs(sum(right for _, right in of) - sum(p for p, _ in of)) for of in bins.values()) / (20 * 15)
+    assert measured.calibration_error == pytest.approx(expected, rel=1e-9)
