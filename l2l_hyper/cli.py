@@ -52,8 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         where = error.filename or "the output"
         code = _complain(f"cannot use {where} ({error.strerror}): make room, or try another place", code=1)
-    except (Stopped, typer.Abort) as stop:  # Abort is what typer makes of a KeyboardInterrupt
-        stopped = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
+    except typer.Abort:
+        code = 130
+    except Stopped as stopped:
         _say(f"\nl2l-hyper: {stopped}")
         code = stopped.code
     sys.exit(code)
@@ -253,5 +254,7 @@ def _session(plan: Plan, out: Path) -> Iterator[tuple[Provenance, Console]]:
     try:
         with raised(), process_group(plan.device), open_folder(out, plan.experiment):
             yield collect(public_command(sys.argv[1:]), plan.device), Console(stderr=True, quiet=not is_first())
+    except KeyboardInterrupt:  # where the signals are not caught, as in a program that calls this one
+        raise Stopped(signal.SIGINT) from None
     except ProcessLost as lost:
         raise typer.Exit(_complain(f"{lost}; the same command continues from the last checkpoint", code=1)) from None

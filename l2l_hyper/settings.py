@@ -183,7 +183,7 @@ def checked_value(annotation: Any, value: Any, name: str, usual: Any = None) -> 
     try:
         try:
             # JSON in strict mode knows a list as a tuple and a whole number as a float, but no text as a number.
-            text = json.dumps(value, default=_plain)
+            text = json.dumps(value, default=_plain, ensure_ascii=False).encode()
         except (TypeError, ValueError, RecursionError):  # an object that only Python can give
             return adapter.validate_python(value, strict=True)
         return adapter.validate_json(text, strict=True)

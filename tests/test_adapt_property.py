@@ -192,7 +192,7 @@ def drawn(kind: Callable[[Task], Asked], seed: int) -> bool:
     y = torch.arange(ways).repeat_interleave(torch.tensor(shots))[torch.randperm(sum(shots))]
     x, q = (torch.randn(n, 25 if build is convolution else 5, dtype=dtype) for n in (len(y), 7))
     of_tokens = kind in CLASSES and kind is not mixup and build is not convolution and len(y) % 2 == 0
-    if of_tokens and draw.random() < 0.5:  # a network that answers for pairs of tokens
+    if of_tokens and ways > 2 and draw.random() < 0.5:  # pairs of tokens, whose labels do not look one-hot
         x = x.view(-1, 2, x.shape[-1])
     by_loss, by_support = hyper.clone(), hyper.clone()
     outputs = by_loss(x).flatten(0, -2)

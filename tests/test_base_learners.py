@@ -78,20 +78,23 @@ def test_gaussian_with_isotropic_covariances_gives_back_the_prototype() -> None:
 
 @every_shots
 def test_gaussian_is_the_bayes_classifier_in_value_and_gradient(shots: list[int]) -> None:
-    """Posterior predictive densities, squared, one class after the other."""
+    """Posterior predictive densities with the variance that the support set shows, one class after the other."""
     (features, targets), query = support_of(shots), queries()
     gaussian = base_learner("gaussian")
     for p in gaussian.parameters():
         nn.init.normal_(p)
     within = (-gaussian.log_precision).exp()
     between = within * gaussian.log_ratio.exp()
+    of_class = [features[targets[..., c] == 1].unflatten(0, (TASKS, count)) for c, count in enumerate(shots)]
+    squares = sum((x - x.mean(1, keepdim=True)).square().sum(1) for x in of_class) / (sum(shots) - WAYS)
+    alpha = (squares / within).mean(-1).view(TASKS, 1, 1)
     densities = []
     for c, count in enumerate(shots):
-        mean = features[targets[..., c] == 1].unflatten(0, (TASKS, count)).mean(1)
+        mean = of_class[c].mean(1)
         posterior_variance = 1 / (1 / between + count / within)
         posterior_mean = posterior_variance * (gaussian.mean / between + count * mean / within)
-        normal = torch.distributions.Normal(posterior_mean.unsqueeze(1), (posterior_variance + within).sqrt())
-        densities.append(2 * normal.log_prob(query).sum(-1))
+        normal = torch.distributions.Normal(posterior_mean.unsqueeze(1), (alpha * (posterior_variance + within)).sqrt())
+        densities.append(2 * alpha[..., 0] * normal.log_prob(query).sum(-1))
     theirs = torch.stack(densities, -1).log_softmax(-1)
     ours = log_probabilities(gaussian(features, targets), query)
     torch.testing.assert_close(ours, theirs)
@@ -100,8 +103,9 @@ def test_gaussian_is_the_bayes_classifier_in_value_and_gradient(shots: list[int]
     torch.testing.assert_close(gradients, expected)
 
 
-def test_a_class_of_one_shot_is_recalled_as_often_as_bayes_rule_recalls_it() -> None:
-    """Around well-separated centers, with shots 1, 5, 5, 5 and 5."""
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
+def test_a_class_of_one_shot_is_recalled_as_often_as_bayes_rule_recalls_it(scale: float) -> None:
+    """Around well-separated centers, with shots 1, 5, 5, 5 and 5, whatever the scale of the features."""
     torch.manual_seed(0)
     shots, tasks, per_class, size = [1, 5, 5, 5, 5], 40, 20, 16
     centers = 1.5 * torch.randn(tasks, 5, size, dtype=torch.double)
@@ -109,12 +113,15 @@ def test_a_class_of_one_shot_is_recalled_as_often_as_bayes_rule_recalls_it() -> 
     x, q = (centers[:, y] + torch.randn(tasks, len(y), size, dtype=torch.double) for y in (labels, query_labels))
     gaussian = BASE_LEARNERS["gaussian"](size).double()
     nn.init.constant_(gaussian.log_ratio, 2 * torch.log(torch.tensor(1.5)).item())
-    found = log_probabilities(gaussian(x, F.one_hot(labels, 5).double().expand(tasks, -1, -1)), q).argmax(-1)
+    one_hot = F.one_hot(labels, 5).double().expand(tasks, -1, -1)
+    found = log_probabilities(gaussian(scale * x, one_hot), scale * q).argmax(-1)
+    variance_within = ((x - one_hot @ (one_hot.mT @ x / one_hot.sum(1).unsqueeze(-1))).square().sum(1) / 16).mean(-1)
     densities = []
     for c, count in enumerate(shots):
         variance = 1 / (1 / 2.25 + count)
         mean = variance * x[:, labels == c].sum(1, keepdim=True)
-        densities.append(torch.distributions.Normal(mean, (1 + variance) ** 0.5).log_prob(q).sum(-1))
+        deviation = ((1 + variance) * variance_within).sqrt().view(-1, 1, 1)
+        densities.append(torch.distributions.Normal(mean, deviation).log_prob(q).sum(-1))
     exact = torch.stack(densities, -1).argmax(-1)
     assert torch.equal(found, exact)
     assert (found[:, query_labels == 0] == 0).double().mean() > 0.9
@@ -135,6 +142,20 @@ def test_ridge_solves_the_ridge_problem(shots: int) -> None:
         solution = ridge.log_scale.exp() * torch.linalg.lstsq(stacked, wanted).solution
         torch.testing.assert_close(weight[t], solution[:-1].T)
         torch.testing.assert_close(bias[t], solution[-1])
+
+
+@every_shots
+def test_ridge_counts_each_class_alike(shots: list[int]) -> None:
+    """As if each class had as many samples as any other: with copies of them, and so much more penalty."""
+    features, targets = support_of(shots)
+    ridge = base_learner("ridge")
+    weight, bias, _ = ridge(features, targets)
+    copies = torch.tensor([60 // shots[y] for y in targets[0].argmax(-1)])
+    share = 60 * len(shots) / sum(shots)
+    with torch.no_grad():
+        ridge.log_penalty += torch.tensor(share).log()
+    repeated = ridge.of_values(features.repeat_interleave(copies, 1), targets.repeat_interleave(copies, 1))
+    torch.testing.assert_close((weight, bias), (repeated.weight, repeated.bias))
 
 
 def head_adapter(name: str, **options: object) -> tuple[HyperAdapter, nn.Linear]:

@@ -133,3 +133,10 @@ def test_two_can_build_at_once(tmp_path: Path) -> None:
             check_tiny(image_set)
     assert sorted(os.listdir(tmp_path)) == ["tiny-v2.json", "tiny-v2.npy"]
     assert not open_tiny(tmp_path)[1]
+
+
+def test_what_a_killed_process_left_goes_when_the_cache_is_opened(tmp_path: Path) -> None:
+    open_tiny(tmp_path)
+    (tmp_path / f".tiny-v2.npy.{'0' * 32}.tmp").write_bytes(b"half")
+    assert not open_tiny(tmp_path)[1]
+    assert sorted(os.listdir(tmp_path)) == ["tiny-v2.json", "tiny-v2.npy"]

@@ -19,6 +19,7 @@ from l2l_hyper.experiment.config import Experiment
 from l2l_hyper.experiment.parts import Parts
 from l2l_hyper.experiment.records import MetricInfo, Point, Result
 from l2l_hyper.experiment.training import Step
+from l2l_hyper.files import CannotWrite
 from l2l_hyper.report import write
 
 MAML = asdict(methods.METHODS["maml"].options())
@@ -471,6 +472,13 @@ def test_sweep_leaves_out_points_that_fail(fake, run, preset, tmp_path):
     code, screen, log = run("sweep", preset, "--out", tmp_path / "other")
     assert (code, screen) == (2, "")
     assert log.endswith("\nl2l-hyper: error: no data\n")
+
+
+def test_a_full_disk_stops_a_sweep(fake, run, preset, tmp_path):
+    fake.fail = lambda run: CannotWrite("cannot write it") if run.options["lr"] == 0.01 else None
+    code, screen, log = run("sweep", preset, "--out", tmp_path / "out")
+    assert (code, screen) == (2, "") and "left out" not in log and log.endswith("\nl2l-hyper: error: cannot write it\n")
+    assert not (tmp_path / "out" / "sweep.json").exists()
 
 
 def test_bad_sweeps_are_refused(fake, refused, preset, tmp_path):

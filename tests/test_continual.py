@@ -87,8 +87,8 @@ def test_the_penalty_prevents_forgetting() -> None:
         net = network(strength=strength)
         for task, labels in enumerate((y, 1 - y)):
             net.begin(task)
-            optimizer = torch.optim.Adam(net.parameters(), 0.01)
-            for _ in range(150):
+            optimizer = torch.optim.Adam(net.parameters(), 0.02)
+            for _ in range(80):
                 optimizer.zero_grad()
                 (F.cross_entropy(net(x, task), labels) + net.penalty()).backward()
                 optimizer.step()

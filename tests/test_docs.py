@@ -149,7 +149,8 @@ def test_hyper_adapter_is_what_the_page_says(labels: list[int]) -> None:
     v, c = 1 + r / shots, m + r * (mean - m)
     w, b, quadratic = 2 * lam * c / v, -(lam * c**2 / v).sum(1), torch.zeros(3, 7).double()
     if len(set(shots.flatten().tolist())) > 1:
-        size, precision = v.log().sum(1), lam / v
+        alpha = (lam * (h - mean[y]) ** 2).sum() / (7 * (6 - 3))
+        size, precision = alpha * v.log().sum(1), lam / v
         b, quadratic = b - (size - size.mean()), -(precision - precision.mean(0))
     p = (h @ w.T + b + h**2 @ quadratic.T).softmax(1)
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+import random
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from uses import architectures as study
+from uses.images import Images
+from uses.search_space import OPERATIONS, Architecture, build, draw
 
 from l2l_hyper import InputError
 from l2l_hyper.functional import call, slots
@@ -150,3 +156,48 @@ def test_what_cannot_be_generated_is_refused() -> None:
         GraphHyperNetwork(**SMALL)(graph, z=torch.zeros(2, 6))
     with pytest.raises(InputError, match="tile must be at least 1"):
         GraphHyperNetwork(tile=0)
+
+
+# The study
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_of_the_space_is_generated(operation: str) -> None:
+    torch.manual_seed(0)
+    network = build(Architecture(8, (((operation, True), (operation, False)),) * 3), 5)
+    weights = GraphHyperNetwork(features=8, width=8, tile=16)(NetworkGraph.of(network))
+    assert call(network, slots(network), weights, torch.randn(2, 3, 32, 32)).shape == (2, 5)
+    assert all(w.std() > 0 for w in weights.values())
+
+
+def test_architectures_are_drawn_within_bounds() -> None:
+    rng = random.Random(0)
+    drawn = [draw(rng, channels=(4, 8), blocks=(2, 3)) for _ in range(20)]
+    assert len(set(drawn)) == 20 and {a.channels for a in drawn} == {4, 8}
+    assert {len(stage) for a in drawn for stage in a.stages} == {2, 3}
+
+
+def test_study_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    labels = torch.arange(2).repeat_interleave(40)
+    pixels = torch.randint(256, (80, 3, 8, 8), dtype=torch.uint8)
+    monkeypatch.setattr(study, "cifar100", lambda *_: Images(pixels, labels, pixels, labels, 2))
+    monkeypatch.setattr(study, "draw", lambda rng, **_: draw(rng, (4,), (1, 1)))
+    options = {"ranked": 2, "outside": 1, "pool": 2, "steps": 2, "epochs": 1, "tuning": (1,), "candidates": 2}
+    for part in (1, 2):
+        settings = study.Settings(task="train", part=part, parts=2, batch=6, classes=2, **options)
+        result = study.run(settings, 0, torch.device("cpu"))
+        assert [row["number"] for row in result["rows"]] == list(range(part - 1, 4, 2))
+        (tmp_path / f"train-{part}").mkdir()
+        (tmp_path / f"train-{part}" / "seed0.json").write_text(json.dumps({"result": result}))
+    result = study.run(study.Settings(batch=6, classes=2, **options), 0, torch.device("cpu"))
+    assert result["steps"] == 2 and len(result["rows"]) == 4 and len(result["tuned"]) == 4
+    study.report([{"settings": {"task": "generate"}, "result": json.loads(json.dumps(result))}] * 2, tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    assert text.count("| generated ") == 4 and text.count("| short training ") == 4
+    assert (tmp_path / "ranking.png").stat().st_size > 10000
+
+
+def test_scores_that_are_all_the_same_rank_nothing() -> None:
+    agreement = study.agreement
+    assert agreement(study.kendalltau, [1, 2, 3], [1, 3, 2]) == pytest.approx(1 / 3)
+    assert agreement(study.spearmanr, [2, 2, 2], [1, 3, 2]) == 0

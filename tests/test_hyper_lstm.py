@@ -171,3 +171,12 @@ def test_the_study(tmp_path: Path) -> None:
 def test_a_missing_text_says_where_one_is() -> None:
     with pytest.raises(InputError, match="apt install bible-kjv"):
         study.read(study.Settings(text="nowhere.txt"), torch.device("cpu"))
+
+
+def test_the_page_says_what_the_records_say(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    records = [json.loads(path.read_text()) for path in sorted((root / "benchmarks/results/hyper_lstm").glob("seed*"))]
+    study.report(records, tmp_path)
+    page = (root / "docs/uses/hyper_lstm.md").read_text()
+    rows = [row.split("|") for row in (tmp_path / "results.md").read_text().splitlines()[2:]]
+    assert len(rows) == 7 and all(row[2].strip() in page for row in rows)

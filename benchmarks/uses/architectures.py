@@ -17,6 +17,7 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ from scipy.stats import kendalltau, spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.uses.images import Images, accuracy, autocast, cifar100, fit
-from benchmarks.uses.search_space import Architecture, build, draw
-from benchmarks.uses.study import controls, main, markdown, spread
 from l2l_hyper import InputError
 from l2l_hyper.functional import call, slots
 from l2l_hyper.uses.graph_hypernetwork import GraphHyperNetwork, NetworkGraph
+
+from .images import Images, accuracy, autocast, cifar100, fit
+from .search_space import Architecture, build, draw
+from .study import controls, main, markdown, spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +198,11 @@ def run(settings: Settings, seed: int, device: torch.device) -> dict[str, Any]:
     return {"rows": train(settings, images)} if settings.task == "train" else generate(settings, images, seed, device)
 
 
+def agreement(test: Callable[..., Any], scores: Sequence[float], real: Sequence[float]) -> float:
+    """A rank correlation; scores that are all the same rank nothing, and have 0."""
+    return 0.0 if len(set(scores)) == 1 or len(set(real)) == 1 else float(test(scores, real).statistic)
+
+
 def report(records: list[dict[str, Any]], out: Path) -> None:
     """Rank correlations with the accuracy after training, and the other findings; none for the task of training."""
     files = sorted(out.glob("train*/seed*.json"))
@@ -222,7 +229,7 @@ def report(records: list[dict[str, Any]], out: Path) -> None:
         scores |= {"parameter count": [parameters], "short training": [[short[n] for n in numbers]]}
         scores["random order"] = [random.Random(s).sample(numbers, len(numbers)) for s in range(100)]
         for name, of_name in scores.items():
-            ranks = (spread([test(s, real).statistic for s in of_name], 2) for test in (kendalltau, spearmanr))
+            ranks = (spread([agreement(test, s, real) for s in of_name], 2) for test in (kendalltau, spearmanr))
             table.append([group, str(len(numbers)), name, *ranks, means.get(name, "")])
         if group != "all":
             left.scatter(scores["generated"][0], real, label=group)

@@ -24,12 +24,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from benchmarks.uses.images import accuracy, cifar100, fit
-from benchmarks.uses.study import main, markdown, spread
 from l2l_hyper import InputError
 from l2l_hyper.backbones import BACKBONES
 from l2l_hyper.backbones.network import Network, PixelMean
 from l2l_hyper.uses.compression import Compressed
+
+from .images import accuracy, cifar100, fit
+from .study import main, markdown, spread
 
 Point = dict[str, Any]
 
@@ -45,7 +46,6 @@ class Settings:
         budgets: numbers stored, in units of 32 bits.
         ratios: weights of a generated network to numbers stored.
         chunk: numbers that the generator makes at once.
-        width: of its hidden layer.
         rates: of Adam.  Each method has the best on validation images, in short training at the middle budget.
         rate_epochs: of that short training.
         epochs: passes over the training images.
@@ -59,8 +59,7 @@ class Settings:
     blocks: int = 2
     budgets: tuple[int, ...] = (40_000, 80_000, 160_000)
     ratios: tuple[float, ...] = (2.0, 4.0)
-    chunk: int = 36
-    width: int = 32
+    chunk: int = 72
     rates: tuple[float, ...] = (0.002, 0.005, 0.0125)
     rate_epochs: int = 2
     epochs: int = 10
@@ -110,7 +109,7 @@ def narrower(settings: Settings, budget: int) -> nn.Module:
 def compressed(settings: Settings, budget: int, ratio: float) -> nn.Module:
     """A network of several times the budget, stored in the budget."""
     whole = narrower(settings, int(ratio * budget))
-    make = partial(Compressed, whole, chunk=settings.chunk, width=settings.width)
+    make = partial(Compressed, whole, chunk=settings.chunk)
     return largest(lambda n: make(chunk_features=n), budget, 1)
 
 
@@ -152,7 +151,7 @@ def pruned(model: nn.Module, budget: int, tune: Callable[[nn.Module], nn.Module]
     layers = [(m, "weight") for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     total = sum(m.weight.numel() for m, _ in layers)
     position, left = math.ceil(math.log2(total)), 32 * (budget - numbers(model) + total)
-    kept = max((left - total) // 32, left // (32 + position))
+    kept = min(total, max((left - total) // 32, left // (32 + position)))
     prune.global_unstructured(layers, prune.L1Unstructured, amount=total - kept)
     tune(model)
     for layer, name in layers:

@@ -52,7 +52,7 @@ class Settings:
     iterations: int = 3000
     meta_batch: int = 25
     lr: float = 2e-3
-    maml_lr: float = 0.02
+    maml_lr: float = 0.01
     steps: int = 5
     context: int = 5
     cavia_lr: float = 0.01

@@ -167,23 +167,27 @@ def run(settings: Settings, seed: int, device: torch.device) -> dict[str, Any]:
             sizes = ((h, size(Model(characters, settings, make, h))) for h in itertools.count(settings.hidden))
             return next(h for h, n in sizes if n >= parameters)
 
-    def result(name: str, make: Callable[..., nn.Module], hidden: int, steps: float, seconds: float) -> Model:
-        torch.manual_seed(seed)
-        model = Model(characters, settings, make, hidden).to(device)
-        trained = fit(model, train, validation, settings, steps, seconds)
-        of = {"hidden": hidden, "parameters": size(model), "bits": bits(model, test, settings), **trained}
-        results[name] = of
-        return model
-
+    models: dict[str, Model] = {}  # kept to the end: CUDA graphs must not be freed while another one is captured
     results: dict[str, Any] = {}
-    model = result(HYPER, hyper_lstm, settings.hidden, settings.steps, settings.seconds)
+
+    def result(name: str, make: Callable[..., nn.Module], hidden: int, steps: float, seconds: float) -> None:
+        torch.manual_seed(seed)
+        model = models[name] = Model(characters, settings, make, hidden).to(device)
+        trained = fit(model, train, validation, settings, steps, seconds)
+        results[name] = {"hidden": hidden, "parameters": size(model), "bits": bits(model, test, settings), **trained}
+
+    result(HYPER, hyper_lstm, settings.hidden, settings.steps, settings.seconds)
     of = results[HYPER]
     of["controls"] = {}
     for name in controls(torch.zeros(2, 1)):
-        hook = model.lstm.cells[0].weights.generator.register_forward_pre_hook(
-            lambda _, given, name=name: (controls(given[0])[name], *given[1:])
+        hook = (
+            models[HYPER]
+            .lstm.cells[0]
+            .weights.generator.register_forward_pre_hook(
+                lambda _, given, name=name: (controls(given[0])[name], *given[1:])
+            )
         )
-        of["controls"][name] = bits(model, test, settings)
+        of["controls"][name] = bits(models[HYPER], test, settings)
         hook.remove()
     hidden = as_large(LayerNormLSTM, of["parameters"])
     result(SAME_STEPS, LayerNormLSTM, hidden, of["steps"], math.inf)

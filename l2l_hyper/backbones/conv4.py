@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Annotated
 
-from annotated_types import Ge
 from torch import nn
 
-from ..settings import Count, Depth, checked_arguments
+from ..settings import Count, Depth, Natural, checked_arguments
 from .network import Network, PixelMean
 from .shapes import SampleShape, convolved, image
 
@@ -22,7 +20,7 @@ def conv4(
     *,
     channels: Count = 64,
     layers: Depth = 4,
-    halvings: Annotated[int, Ge(0)] | None = None,
+    halvings: Natural | None = None,
     max_pool: bool = True,
     pooled: bool = False,
 ) -> nn.Module:

@@ -90,9 +90,9 @@ class HyperAdapter(Learner):
         for network in (model, encoder):
             if isinstance(network, nn.Module):
                 check_plain(network)
-        flags = {"first_order": first_order, "allow_unused": allow_unused, "allow_nograd": allow_nograd}
-        for name, value in flags.items():
-            checked_value(bool | None, value, name)
+        for name, value in {"first_order": first_order, "allow_nograd": allow_nograd}.items():
+            checked_value(bool, value, name)
+        checked_value(bool | None, allow_unused, "allow_unused")
         lr = checked_value(Positive, lr, "lr", 0.5)
         known = set(hyper_adapter.HyperAdapterOptions.__dataclass_fields__) - _NOT_OF_A_LEARNER
         for name in list(options):

@@ -172,7 +172,9 @@ def _parts(
         ("tasksets", tasksets, Iterable),
         ("options", options, Mapping),
     ):
-        if value is not None and not isinstance(value, kind):
+        if not isinstance(value, kind) and not (
+            value is None and name == "methods"
+        ):  # None where there is nothing to train
             raise InputError(f"{name} must be a {kind.__name__.lower()}, got {type(value).__name__}")
     for method, table in options.items():
         if not isinstance(table, Mapping):

@@ -81,12 +81,16 @@ def evaluate_on(
         if part.ways is not None:
             bins += _binned(outputs, part.query_labels)
     method.train(was_training)
-    return Measured(torch.cat(losses).double().cpu(), torch.cat(scores).double().cpu(), bins.cpu())
+    measured = Measured(torch.cat(losses).double().cpu(), torch.cat(scores).double().cpu(), bins.cpu())
+    if len(indices) and not measured.losses.isfinite().any():  # nothing was answered, and a share of that is no score
+        measured.scores.fill_(torch.nan)
+    return measured
 
 
 def _binned(outputs: Tensor, labels: Tensor) -> Tensor:
     """What logits ``(T, Q, C)`` add to the bins of :class:`Measured`."""
     confidence, predicted = outputs.double().softmax(-1).flatten(0, 1).max(-1)
+    confidence = confidence.nan_to_num()
     values = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels.flatten()).double()], 1)
     bins = (confidence * _BINS).long().clamp_max(_BINS - 1)
     return values.new_zeros(_BINS, 3).index_add_(0, bins, values)

@@ -165,10 +165,12 @@ class Parts:
 
 def _require_memory(e: Experiment) -> None:
     """Raise ``InputError`` for more validation or test episodes than memory holds the numbers and scores of."""
-    samples = e.ways * (max(e.test_shots or (e.shots,)) + e.queries)
+    form = {"ways": e.ways, "shots": max(e.test_shots or (e.shots,)), "queries": e.queries}
+    samples = form["ways"] * (form["shots"] + form["queries"])
     for name in ("validation_episodes", "test_episodes"):
-        count = getattr(e, name)
-        require_memory(count * (200 + 64 * samples), f"{count:,} {name}", f"lower {name}")
+        counts = {name: getattr(e, name), **form}
+        needed = counts[name] * (200 + 64 * samples)
+        require_memory(needed, f"{counts[name]:,} {name}", f"lower {max(counts, key=counts.__getitem__)}")
 
 
 def label_of(entry: MethodEntry, options: Mapping[str, Any]) -> str:

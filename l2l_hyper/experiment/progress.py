@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,8 @@ class RunProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):  # where the terminal is gone, that is what ends the run, and not this
+                self._bar.stop()
 
     def __call__(self, step: Step) -> None:
         """Show an iteration that is done, with its loss and score."""

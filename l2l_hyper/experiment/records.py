@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, Le, Lt, MinLen
@@ -35,8 +35,6 @@ __all__ = [
     "require_same",
     "write_record",
 ]
-
-T = TypeVar("T")
 
 _REMEDY = "delete it and give the same command again to make it anew"
 _Count = Annotated[int, Ge(0), Le(10**15)]
@@ -306,11 +304,11 @@ def read_record(path: Path) -> Record:
     """
     values = read_json(path, remedy=_REMEDY)
     try:
-        about = _checked(_About, {f.name: values.pop(f.name) for f in fields(_About) if f.name in values})
+        about: _About = _checked(_About, {f.name: values.pop(f.name) for f in fields(_About) if f.name in values})
         run = Run.from_dict(vars(about.run))
         if path.stem != run.name:
             raise ValueError(f"it is the record of {run.name}")
-        result = _checked(Result, _by_present_names(values))
+        result: Result = _checked(Result, _by_present_names(values))
         _require_consistent(run, result)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
@@ -338,7 +336,7 @@ class _About(_Entries, Provenance):
     finished: str
 
 
-def _checked(cls: type[T], values: Mapping[str, Any]) -> T:
+def _checked(cls: Any, values: Mapping[str, Any]) -> Any:
     from pydantic import ValidationError
 
     try:

@@ -124,17 +124,18 @@ def replaced(module: M, places: Mapping[str, list[str]], weights: Mapping[str, T
 def _replaced(module: M, prefix: str, held: Mapping[str, dict[str, Tensor]], memo: dict[int, Any]) -> M:
     """What is used of ``held``, tensors by name and by the path of the module that holds them, is taken out of it."""
     if id(module) not in memo:
-        children = {
-            name: None if child is None else _replaced(child, f"{prefix}{name}.", held, memo)
+        copies = {
+            name: copied
             for name, child in module._modules.items()
+            if child is not None and (copied := _replaced(child, f"{prefix}{name}.", held, memo)) is not child
         }
         memo[id(module)] = module
         own = held.get(prefix, {})
-        if own or any(child is not module._modules[name] for name, child in children.items()):
+        if own or copies:
             copied = memo[id(module)] = _shallow(module)
             parameters = {name: own.pop(name, value) for name, value in module._parameters.items()}
             buffers = {name: own.pop(name, value) for name, value in module._buffers.items()}
-            copied.__dict__.update(_modules=children, _parameters=parameters, _buffers=buffers)
+            copied.__dict__.update(_modules={**module._modules, **copies}, _parameters=parameters, _buffers=buffers)
     return memo[id(module)]
 
 

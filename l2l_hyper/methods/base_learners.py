@@ -53,7 +53,11 @@ class BaseLearner(nn.Module):
         self.features = features
 
     def forward(self, features: Tensor, targets: Tensor) -> LastLayer:
-        """The last layer of each task."""
+        """The last layer of each task, from classes."""
+        raise NotImplementedError
+
+    def of_values(self, features: Tensor, targets: Tensor) -> LastLayer:
+        """The last layer of each task, from values ``(T, N, C)``, for those that do not need classes."""
         raise NotImplementedError
 
 
@@ -134,8 +138,8 @@ class Gaussian(BaseLearner):
 
     and the outputs are :math:`2\alpha\log N(x; c_k, \alpha v_K\Lambda^{-1})` less what all classes share: of
     :math:`-\lambda x^2/v_K - \alpha\log v_K` the mean over classes, which leaves nothing where all have as many shots.
-    There :math:`\Lambda` is but a temperature, and is learned as one; where classes differ in shots, :math:`\alpha`, the
-    variance within the classes of the support set in units of :math:`\Lambda^{-1}`, keeps the logarithm in proportion:
+    With equal shots :math:`\Lambda` is a temperature and is learned as one.  So :math:`\alpha`, the variance within the
+    classes of the support set in units of :math:`\Lambda^{-1}`, keeps the logarithm in proportion to the distances:
 
     .. math:: \alpha = \frac{1}{D\,(N - C)} \sum_{n,d} \lambda_d\,(h_{nd} - \bar x_{y_n d})^2
 
@@ -165,10 +169,10 @@ class Gaussian(BaseLearner):
         weight, bias = 2 * precision * classes, -(precision * classes.square()).sum(-1)
         if (shots == shots[:, :1]).all():
             return LastLayer(weight, bias)
-        squares = class_means(features.square(), targets)[0] - means.square()
-        degrees = self.features * (shots.sum(1) - shots.shape[1]).clamp_min(1)  # of soft labels there may be few
-        alpha = (shots * within * squares).sum((1, 2)).unsqueeze(-1) / degrees
-        size = alpha * variance.log().sum(-1)
+        squares = within * (features - targets @ means).square()
+        degrees = (shots.sum((1, 2)) - shots.shape[1]).clamp_min(1)  # no fewer, whatever the shares of soft labels
+        alpha = squares.mean(-1).sum(-1) / degrees
+        size = alpha.unsqueeze(-1) * variance.log().sum(-1)
         return LastLayer(
             weight, bias - size + size.mean(-1, keepdim=True), precision.mean(-2, keepdim=True) - precision
         )
@@ -178,7 +182,8 @@ class Ridge(BaseLearner):
     r"""Closed-form ridge regression to the targets, with a learned penalty and scale (R2-D2).
 
     :math:`W = \tau\,H^\top (H H^\top + \lambda I)^{-1} Y` on features with a constant one appended, solved in the
-    smaller of the two forms.  See Bertinetto et al. 2019, https://arxiv.org/abs/1805.08136.
+    smaller of the two forms.  Samples are weighed so that classes count alike, however many shots they have.
+    See Bertinetto et al. 2019, https://arxiv.org/abs/1805.08136.
     """
 
     needs_classes = False
@@ -189,8 +194,17 @@ class Ridge(BaseLearner):
         self.log_scale = nn.Parameter(torch.zeros(()))
 
     def forward(self, features: Tensor, targets: Tensor) -> LastLayer:
-        """Weight and bias by the normal equations."""
+        """Weight and bias from classes."""
+        shots = targets.sum(-2, keepdim=True)
+        equal = shots.sum(-1, keepdim=True) / (shots > 0).sum(-1, keepdim=True)
+        weights = (targets * (equal / shots.where(shots > 0, 1))).sum(-1, keepdim=True)
+        return self.of_values(features, targets, weights.sqrt())
+
+    def of_values(self, features: Tensor, targets: Tensor, roots: Tensor | None = None) -> LastLayer:
+        """Weight and bias by the normal equations, with ``roots``, ``(T, N, 1)``, of the weights of the samples."""
         h = torch.cat([features, torch.ones_like(features[..., :1])], -1)
+        if roots is not None:
+            h, targets = roots * h, roots * targets
         penalty, transposed = self.log_penalty.exp(), h.transpose(-1, -2)
         if h.shape[-2] <= h.shape[-1]:
             gram = h @ transposed + penalty * torch.eye(h.shape[-2], dtype=h.dtype, device=h.device)

@@ -73,7 +73,7 @@ class FRN(FeatureMethod):
         options: see :class:`FRNOptions`.
 
     Raises:
-        InputError: when it adapts, if the network has no such layer.
+        InputError: if the network has no layer of that name; when it adapts, if none makes feature maps.
     """
 
     Options = FRNOptions
@@ -83,6 +83,9 @@ class FRN(FeatureMethod):
         super().__init__(model)
         self.options = options
         self.layer = options.layer
+        names = [name for name, _ in self.network.module.named_modules() if name]
+        if self.layer and self.layer not in names:
+            raise InputError(f"layer={self.layer!r} is no layer of the network; choose among {', '.join(names)}")
         self.alpha, self.beta = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
         self.gamma = nn.Parameter(torch.ones(()))
 

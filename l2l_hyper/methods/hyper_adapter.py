@@ -174,7 +174,8 @@ class HyperAdapter(Method):
             read = weights if self.iterative or not first else None  # the network's own are faster when they are shared
             track = support.seen is None  # else the pass that made it moved running averages
             seen: Pass = support.seen or self.network(support.x, read, track=not self.body)
-            if support.ways is not None and support.rows.shape[1] != seen.logits.shape[1]:
+            reads = (self.reads_labels or self.iterative) and support.ways is not None
+            if reads and support.rows.shape[1] != seen.logits.shape[1]:
                 raise InputError(
                     f"expected a label for each of {seen.logits.shape[1]} rows of logits, got {support.rows.shape[1]}; "
                     "a network that answers for tokens needs labels (N, L), and zeros with a one per row are read as "
@@ -203,7 +204,8 @@ class HyperAdapter(Method):
                     if self.base_learner is None:
                         layer = LastLayer(*(weights[name].to(dtype) for name in self.network.head_names))
                     else:
-                        layer = self.base_learner(self.linear_map(seen.features), targets)
+                        make = self.base_learner if support.ways is not None else self.base_learner.of_values
+                        layer = make(self.linear_map(seen.features), targets)
                     head = self.network.head_weights(*layer)
                     if self.residual is not None:
                         base = head

@@ -52,6 +52,10 @@ def made_by(module: nn.Module) -> list[str]:
 
     Args:
         module: the network, which stays as it is.
+
+    Example:
+        >>> made_by(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 5), nn.LogSoftmax(-1)))
+        ['2']
     """
     graph = fx.Graph()
     tracer = GraphAppendingTracer(graph)

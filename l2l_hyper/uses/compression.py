@@ -20,20 +20,19 @@ class Compressed(nn.Module):
 
     The generated weights lie in one vector, cut in chunks of C numbers, and chunk i is
 
-    .. math:: w_i = s_i \odot (A \operatorname{relu}(B z_i + b) + a)
+    .. math:: w_i = s_i \odot (A z_i + a)
 
-    with an embedding :math:`z_i` of E numbers per chunk and A, a, B, b shared by all of them; one is added to gains of
+    with an embedding :math:`z_i` of E numbers per chunk and A, a shared by all of them; one is added to gains of
     normalization layers.  The fixed scale :math:`s_i` is that of :func:`~l2l_hyper.hypernet.hyperfan_std`, and is not
-    stored.  With N chunks and a generator of width H, N·E + H·(E + 1) + C·(H + 1) numbers stand for N·C.  See Ha, Dai &
-    Le 2016, "HyperNetworks", https://arxiv.org/abs/1609.09106, whose generator has no ReLU.
+    stored.  With N chunks, N·E + C·(E + 1) numbers stand for N·C.  See Ha, Dai & Le 2016, "HyperNetworks",
+    https://arxiv.org/abs/1609.09106, whose generator is linear in z as well.
 
     Args:
         model: any module.  It is copied, and its generated weights are not used.
         patterns: which parameters are generated, as for :meth:`Target.of`; all of two and more dimensions if left out.
             The others, such as those of normalization layers, are stored as they are.
-        chunk: numbers of a chunk, C; best a divisor of most layers' sizes: 36 is a 3 x 3 kernel of four channels.
+        chunk: numbers of a chunk, C; best a multiple of the pixels of most kernels.
         chunk_features: size of the embedding, E.
-        width: of the generator's hidden layer, H.
 
     Shape: that of ``model``.
 
@@ -42,9 +41,9 @@ class Compressed(nn.Module):
 
     Example:
         >>> network = nn.Sequential(nn.Linear(64, 256), nn.LayerNorm(256), nn.ReLU(), nn.Linear(256, 64))
-        >>> small = Compressed(network, chunk=64, chunk_features=4, width=16)
+        >>> small = Compressed(network, chunk=64, chunk_features=4)
         >>> sum(p.numel() for p in network.parameters()), small.stored_parameters
-        (33600, 4048)
+        (33600, 3200)
         >>> import torch
         >>> x = torch.randn(8, 64)
         >>> torch.equal(small(x), small.expand()(x))
@@ -56,22 +55,21 @@ class Compressed(nn.Module):
         model: nn.Module,
         *,
         patterns: Iterable[str] | None = None,
-        chunk: int = 36,
-        chunk_features: int = 8,
-        width: int = 32,
+        chunk: int = 72,
+        chunk_features: int = 16,
     ) -> None:
         super().__init__()
-        if min(chunk_features, width) < 1:
-            raise InputError(f"chunk_features and width must be at least 1, got {chunk_features} and {width}")
+        if chunk_features < 1:
+            raise InputError(f"chunk_features must be at least 1, got {chunk_features}")
         if patterns is None:
             patterns = [name for name, p in model.named_parameters() if p.dim() > 1]
             if not patterns:
                 raise InputError("expected a model with parameters of two or more dimensions, got none; give patterns")
         shapes = Target.of(model, patterns).shapes
-        # Layers of whole chunks come first, so that one chunk is the same part of a kernel in all of them.
-        target = Target({n: shapes[n] for n in sorted(shapes, key=lambda n: shapes[n].numel() % chunk > 0)})
-        # Embeddings start small: then Adam, whose steps have one size, moves them as fast as it moves weights.
-        generator = Chunked(0, target, chunk=chunk, chunk_features=chunk_features, width=width, input_variance=0.01)
+        # Kernels of the same pixels lie together, so that every chunk of so many times as many begins with a whole one.
+        target = Target({n: shapes[n] for n in sorted(shapes, key=lambda n: -shapes[n][2:].numel())})
+        # Embeddings start as small as weights are: Adam, whose steps have one size, then moves both as fast.
+        generator = Chunked(0, target, chunk=chunk, chunk_features=chunk_features, width=None, input_variance=0.005)
         generator.register_buffer("std", generator.std, persistent=False)
         self.hyper = HyperNetwork(Given(0), generator)
         self._places = slots(model)

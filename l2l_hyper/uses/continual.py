@@ -79,9 +79,7 @@ class ContinualNetwork(nn.Module):
         """
         following, tasks = int(self.current) + 1, len(self.embeddings)
         if following == tasks:
-            raise InputError(
-                f"expected at most {tasks} tasks: those of tasks={tasks} are all begun; give tasks={tasks + 1}"
-            )
+            raise InputError(f"the tasks of tasks={tasks} are all begun; give tasks={tasks + 1} or more")
         if task != following:
             raise InputError(f"expected task {following} to be next, got {task}: tasks are learned in order")
         if task:

@@ -183,7 +183,7 @@ class TileDecoder(nn.Module):
         for dim, pixels in zip((-2, -1), size, strict=True):
             tile = tile.narrow(dim, (self.kernel - pixels) // 2, pixels)
         tile = _repeated(_repeated(tile, -4, shape[0]), -3, shape[1])
-        std = hyperfan_std(Target({"weight": shape}))[0].item()
+        std = hyperfan_std(Target({"weight": (1, *shape[1:])}))[0].item()
         return (tile * std).reshape(*tile.shape[:-4], *shape)
 
 

@@ -1,4 +1,4 @@
-"""Values that no option can mean, made for every option by what its default is and not by the range that it declares."""
+"""Values that no option can mean, made for every option by its default and not by the range that it declares."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from l2l_hyper.methods import METHODS
 from l2l_hyper.settings import defaults
 
 NAN, INF = math.nan, math.inf
+LABELS = torch.arange(8) % 2
 WHOLE = [-1, -5, 2.5, NAN, INF, "three", True, [1], 10**30, None]
 REAL = [-1.0, -1e-9, NAN, INF, -INF, "fast", True, [0.1], None]
 FLAG = [1, 0, 2.5, "maybe", [True], None]
@@ -77,7 +78,10 @@ def command_lines() -> Iterator[list[str]]:
         if setting.is_table or name in ("device", "data_root", "methods", "pretrained", "baseline"):
             continue
         for value in bad_values(name, known[name]):
-            if name == "tasksets" or (isinstance(known[name], str) and value is None):
+            usual = OPTIONAL.get(name, known[name]) if known[name] is None else known[name]
+            if isinstance(value, list) and not isinstance(usual, tuple):  # which a flag cannot spell
+                continue
+            if name == "tasksets" or (isinstance(usual, str) and value is None):
                 continue
             texts = [spelled(one) for one in value] if isinstance(value, list) else [spelled(value)]
             yield [f"{setting.flag}={','.join(texts)}"]
@@ -85,6 +89,8 @@ def command_lines() -> Iterator[list[str]]:
         for name, default in defaults(METHODS[method].options).items():
             for value in bad_values(name, default, METHODS[method].options.__name__):
                 if isinstance(default, dict) or (isinstance(default, str) and value in (None, "")):
+                    continue
+                if name in FREE and isinstance(value, list):  # a pattern or a name as any other
                     continue
                 yield ["--methods", method, "--option", f"{method}.{name}={spelled(value)}"]
     for backbone in BACKBONES:
@@ -99,7 +105,10 @@ def calls() -> Iterator[tuple[str, Callable[[], object]]]:
         options = METHODS[method].options
         for field in dataclasses.fields(options):
             for value in bad_values(field.name, defaults(options)[field.name], options.__name__):
-                yield f"{options.__name__}({field.name}={value!r})", lambda o=options, n=field.name, v=value: o(**{n: v})
+                yield (
+                    f"{options.__name__}({field.name}={value!r})",
+                    lambda o=options, n=field.name, v=value: o(**{n: v}),
+                )
     for backbone in BACKBONES:
         entry, shape = BACKBONES[backbone], (4,) if backbone == "mlp" else (1, 28, 28)
         for name, default in entry.options.items():
@@ -110,17 +119,11 @@ def calls() -> Iterator[tuple[str, Callable[[], object]]]:
     for name, default in defaults(Experiment).items():
         for value in bad_values(name, default):
             yield f"compare({name}={value!r})", lambda n=name, v=value: compare(methods=["protonet"], **{n: v})
-    for name in ("ways", "samples", "num_tasks", "seed", "scale"):
-        usual = {"ways": 2, "samples": 2}
-        for value in [v for v in [0, *WHOLE] if not (name == "seed" and v in (0, -1, -5, 10**30))]:
-            if (name, value) in {("scale", None), ("num_tasks", -1), ("num_tasks", 10**30)} or (
-                name == "scale" and value in (-1, -5, 2.5, 10**30)
-            ):
-                continue
-            yield (
-                f"TensorTaskset({name}={value!r})",
-                lambda n=name, v=value: TensorTaskset(torch.zeros(8, 3), torch.arange(8) % 2, **{**usual, n: v}),
-            )
+    wrong = {"ways": [0, *WHOLE], "samples": [0, *WHOLE], "num_tasks": [0, -5, *WHOLE[2:8], None], "seed": WHOLE[2:8]}
+    for name, values in {**wrong, "scale": [NAN, INF, "three", True, [1]]}.items():
+        for value in values:
+            given = {"ways": 2, "samples": 2, name: value}
+            yield f"TensorTaskset({name}={value!r})", lambda g=given: TensorTaskset(torch.zeros(8, 3), LABELS, **g)
     learner = {"lr": 0.5, "scale": 0.2, "penalty": 1.0, "width": 128, "blocks": 2, "heads": 4, "dropout": 0.0}
     learner |= {"linear_map": False, "residual": True, "generator": "attention", "modulation": "feature-wise"}
     learner |= {"base_learner": "gaussian", "first_order": False, "allow_nograd": False}

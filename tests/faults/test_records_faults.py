@@ -15,14 +15,27 @@ from typing import Any
 
 import pytest
 from helpers_records import records
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from matplotlib.cbook import is_math_text
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from rich.console import Console
 
 from l2l_hyper import report
 from l2l_hyper.errors import InputError
 from l2l_hyper.experiment.config import Run
-from l2l_hyper.experiment.records import ControlScores, MetricInfo, Point, ScoresAtShots, read_records, write_record
+from l2l_hyper.experiment.records import (
+    ControlScores,
+    MetricInfo,
+    Point,
+    ScoresAtShots,
+    read_record,
+    read_records,
+    write_record,
+)
 from l2l_hyper.report import write
+from l2l_hyper.report.escape import for_csv, for_markdown, for_plot, for_screen
 
 TYPES = [None, True, 0, 1, -1, 1.5, "text", "", [], {}, [1], {"a": 1}, [None], ["0"]]
 EXTREMES = [1e308, -1e308, 1e99, 5e-324, 10**18, 10**30, 10**400, float("nan"), float("inf"), 2**63, 2**32]
@@ -158,6 +171,41 @@ def test_a_sample_of_edits(tmp_path, contents, monkeypatch):
     }
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(), inside, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_json_in_any_place_is_read_or_refused(tmp_path, contents, data):
+    content = copy.deepcopy(contents[0])
+    *before, last = data.draw(st.sampled_from(list(places(content))))
+    inside = content
+    for key in before:
+        inside = inside[key]
+    inside[last] = data.draw(JSON)
+    path = tmp_path / "maml-seed0.json"
+    path.write_text(json.dumps(content))
+    try:
+        record = read_record(path)
+    except InputError as error:
+        assert str(path) in str(error)
+    else:
+        write_record(tmp_path, record)
+
+
+@given(st.text())
+def test_any_text_is_text_in_every_medium(text):
+    markdown = for_markdown(text)
+    assert "\n" not in markdown and not re.search(r"(?<!\\)(\\\\)*[|$`*\[\]~]|<[a-z/!?]", markdown, re.IGNORECASE)
+    assert not str(for_csv(text)).startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert for_screen(text, Console(file=io.TextIOWrapper(io.BytesIO(), "ascii"))).plain.isascii()
+    assert not is_math_text(for_plot(text)) and not for_plot(text).startswith("_")
+
+
 @pytest.mark.parametrize("text", [text for text in HOSTILE if text != "\ud800"])
 def test_a_hostile_name_is_text_everywhere(tmp_path, contents, monkeypatch, text):
     for_figures = text in ("$\\frac{$", "_hidden", "w" * 5000)  # drawing takes longer than all the rest
@@ -200,10 +248,17 @@ def test_a_metric_called_as_another_column_has_one_of_its_own(contents, tmp_path
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("all_records", [False, True])
-def test_every_edit(tmp_path, contents, all_records):
+def test_many_edits(tmp_path, contents, monkeypatch, all_records):
+    drawn: set[str] = set()
+
+    def draw_what_is_new(figure: Figure) -> bytes:
+        shown = repr([text.get_text() for text in figure.findobj(Text)] + [axes.dataLim for axes in figure.axes])
+        return b"" if shown in drawn or drawn.add(shown) else draw(figure)
+
+    monkeypatch.setattr(write, "render", lambda figure, form: draw_what_is_new(figure))
     maml, protonet = contents
     counts: Counter[str] = Counter()
-    for what, edited in edits(maml):
+    for what, edited in random.Random(int(all_records)).sample(list(edits(maml)), 800):
         other = protonet
         if all_records and isinstance(edited.get("run"), dict):  # as from someone else, who has other settings
             other = {**edited, "run": {**edited["run"], "method": "protonet"}}
@@ -211,4 +266,6 @@ def test_every_edit(tmp_path, contents, all_records):
             counts[outcome(folder_of(tmp_path, [edited, other]))] += 1
         except Exception as error:
             raise AssertionError(what) from error
-    print(f"{sum(counts.values())} edited records, a traceback from none: {dict(counts)}")
+    print(
+        f"{sum(counts.values())} edited records, a traceback from none: {dict(counts)}, {len(drawn)} different figures"
+    )

@@ -121,6 +121,17 @@ def test_progress_shows_names_as_they_are_and_gives_the_cursor_back():
     assert file.getvalue().rindex("\x1b[?25h") > file.getvalue().rindex("\x1b[?25l")
 
 
+def test_a_terminal_that_is_gone_does_not_hide_what_stopped_the_run():
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with pytest.raises(Stopped), RunProgress(console, "protonet seed 0"):
+        console.file = Gone()
+        raise Stopped(signal.SIGHUP)
+
+
 # signals
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,8 +19,9 @@ from torch.nn import functional as F
 from l2l_hyper import EpisodicBatchNorm, HyperAdapter
 from l2l_hyper.data.episode import SupportSet
 from l2l_hyper.experiment.recipe.classification import WholeClassifier, class_pass
-from l2l_hyper.functional import update_running
+from l2l_hyper.functional import Normalization, update_running
 from l2l_hyper.methods import METHODS, TaskwiseNetwork
+from l2l_hyper.methods.hyper_adapter import BaseLearnerName
 
 pytestmark = pytest.mark.filterwarnings("ignore:tasks go through .* one after the other")
 
@@ -128,14 +130,16 @@ def learner(model: Callable[[], nn.Module] = network, **options: Any) -> Callabl
 def method(name: str) -> Callable[[], Any]:
     def make() -> Any:
         torch.manual_seed(3)
-        made = METHODS[name].build(network(), {}, "support")
+        options = {field.name: 0.0 for field in dataclasses.fields(METHODS[name].options) if "dropout" in field.name}
+        made = METHODS[name].build(network(), options, "support", network() if name == "protonet-distilled" else None)
         made.add_module("whole_classifier", WholeClassifier(16, WAYS))
         return with_noise(made)
 
     return make
 
 
-SUBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], dict[str, Operation]]]] = {
+Subjects = dict[str, tuple[Callable[[], Any], Callable[[Any], dict[str, Operation]]]]
+SUBJECTS: Subjects = {
     "gaussian": (learner(normalization="support"), of_learner),
     "cosine": (learner(base_learner="cosine"), of_learner),
     "gradient": (learner(base_learner="gradient", generate="*"), of_learner),
@@ -145,6 +149,14 @@ SUBJECTS: dict[str, tuple[Callable[[], Any], Callable[[Any], dict[str, Operation
     "frn": (method("frn"), of_method),
 }
 every_subject = pytest.mark.parametrize(("make", "operations"), SUBJECTS.values(), ids=SUBJECTS)
+CAMPAIGN: Subjects = {
+    **{
+        f"{base}, {normalization}": (learner(base_learner=base, normalization=normalization), of_learner)
+        for base in get_args(BaseLearnerName)
+        for normalization in get_args(Normalization)
+    },
+    **{name: (method(name), of_method) for name in METHODS},
+}
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -202,6 +214,16 @@ def test_sixteen_threads_at_once_are_all_right(
         for name, found in [(name, pool.submit(runs[name])) for _ in range(16 // len(runs)) for name in runs]:
             torch.testing.assert_close(found.result(), expected[name])
     assert_untouched(subject, before, hooks_before)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize(("make", "operations"), CAMPAIGN.values(), ids=CAMPAIGN)
+@pytest.mark.usefixtures("hurried")
+def test_campaign_of_every_base_learner_and_method(
+    make: Callable[[], Any], operations: Callable[[Any], dict[str, Operation]]
+) -> None:
+    for _ in range(5):
+        test_sixteen_threads_at_once_are_all_right(make, operations)
 
 
 def test_running_averages_take_up_one_batch_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
