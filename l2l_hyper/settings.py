@@ -38,6 +38,7 @@ __all__ = [
     "checked_value",
     "defaults",
     "described",
+    "hint",
     "hints",
     "parse_pairs",
     "parse_value",
@@ -116,7 +117,7 @@ def checked(cls: type[Any], values: Mapping[str, Any], kind: str, prefix: str = 
     for name in values:
         if name not in types:
             raise unknown_name(kind, name, types)
-    return {name: checked_value(types[name], v, prefix + name, usual.get(name)) for name, v in values.items()}
+    return {name: checked_value(types[name], v, prefix + name, hint(usual, name)) for name, v in values.items()}
 
 
 def check_fields(instance: Any, kind: str = "setting", prefix: str = "", *, without: Sequence[str] = ()) -> None:
@@ -146,28 +147,26 @@ def checked_arguments(make: F) -> F:
         l2l_hyper.errors.InputError: width must be greater than or equal to 1, got 0; try 8
     """
     signature = inspect.signature(make)
+    usual = {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty}
 
     @functools.wraps(make)
     def checking(*args: Any, **kwargs: Any) -> Any:
         bound, types = signature.bind(*args, **kwargs), hints(make)
         for name, value in bound.arguments.items():
-            usual = signature.parameters[name].default
-            bound.arguments[name] = checked_value(
-                types[name], value, name, None if usual is inspect.Parameter.empty else usual
-            )
+            bound.arguments[name] = checked_value(types[name], value, name, hint(usual, name))
         return make(*bound.args, **bound.kwargs)
 
     return checking  # type: ignore[return-value]
 
 
-def checked_value(annotation: Any, value: Any, name: str, usual: Any = None) -> Any:
+def checked_value(annotation: Any, value: Any, name: str, remedy: str = "") -> Any:
     """The value in the annotated type, as a TOML or JSON file may hold it; the text ``none`` stands for ``None``.
 
     Args:
         annotation: the type, with its range.
         value: what arrived.
         name: what it is called in messages.
-        usual: what to try in its place.
+        remedy: what to try.
 
     Raises:
         InputError: for a value of another type, out of its range, or not finite.
@@ -190,8 +189,17 @@ def checked_value(annotation: Any, value: Any, name: str, usual: Any = None) -> 
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = re.sub(r"^\w+ should", "must", first["msg"])
-        hint = "" if usual is None else f"; try {usual}"
-        raise InputError(f"{name} {message[:1].lower()}{message[1:]}, got {_shortened(first['input'])}{hint}") from None
+        raise InputError(
+            f"{name} {message[:1].lower()}{message[1:]}, got {_shortened(first['input'])}{remedy and f'; {remedy}'}"
+        ) from None
+
+
+def hint(usual: Mapping[str, Any], name: str) -> str:
+    """What to try in the place of a bad value: the default, where there is one."""
+    if usual.get(name) is None:
+        return "leave it out" if name in usual else ""
+    default = usual[name]
+    return f"try {','.join(map(str, default)) if isinstance(default, tuple) else default}"
 
 
 def parse_value(text: str) -> Any:

@@ -119,7 +119,7 @@ def test_wrn28_is_learn2learns() -> None:
         ("cnn4", (3, 15, 15), {}, "at least 16 x 16 pixels.*'conv4'"),
         ("resnet12", (3, 8, 8), {}, "at least 16 x 16 pixels"),
         ("mlp", (), {}, "at least one dimension"),
-        ("cnn4", (3, 84, 84), {"layers": 5}, "1 to 4, got 5; try backbone 'conv4'"),
+        ("cnn4", (3, 84, 84), {"layers": 5}, "cnn4.layers must be less than or equal to 4, got 5; try 4"),
         ("conv4", (3, 84, 84), {"chanels": 5}, "unknown option of backbone conv4: 'chanels'; did you mean channels?"),
         ("mlp", (7,), {"hidden": 5}, "unknown option of backbone mlp: 'hidden'; try one of sizes"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from uses import compression as study
 from uses import images
+from uses.study import spread
 
 from l2l_hyper import InputError
 from l2l_hyper.data.cache import ImageSet
@@ -172,3 +174,24 @@ def test_study_runs(network: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     study.report([{"result": result}] * 2, tmp_path)
     assert (tmp_path / "results.md").read_text().count("±") == 7
     assert (tmp_path / "accuracy.png").stat().st_size > 10000
+
+
+def test_tables_of_the_page_are_those_of_the_records() -> None:
+    root = Path(__file__).parents[1]
+
+    def rows(text: str) -> set[tuple[str, ...]]:
+        return {
+            tuple(c.strip() for c in t.split("|")) for t in text.splitlines() if t.startswith("|") and "--" not in t
+        }
+
+    results = root / "benchmarks" / "results" / "compression"
+    logs = "".join(path.read_text(encoding="utf-8") for path in sorted((results / "stopped").glob("seed*.log")))
+    measured: dict[tuple[str, str], list[float]] = {}
+    for name, size, accuracy in re.findall(r"^(.+) ([\d.]+) kB ([\d.]+)$", logs, re.M):
+        measured.setdefault((name, size), []).append(100 * float(accuracy))
+    recorded = {("", *key, spread(values, 2), "") for key, values in measured.items()}
+    recorded |= rows((results / "small" / "results.md").read_text(encoding="utf-8")) | {
+        ("", "method", "kB", "accuracy, %", "")
+    }
+    page = rows((root / "docs" / "uses" / "compression.md").read_text(encoding="utf-8"))
+    assert len(page) > 10 and page <= recorded

@@ -201,3 +201,14 @@ def test_scores_that_are_all_the_same_rank_nothing() -> None:
     agreement = study.agreement
     assert agreement(study.kendalltau, [1, 2, 3], [1, 3, 2]) == pytest.approx(1 / 3)
     assert agreement(study.spearmanr, [2, 2, 2], [1, 3, 2]) == 0
+
+
+def test_tables_of_the_page_are_those_of_the_records() -> None:
+    def rows(path: str) -> set[tuple[str, ...]]:
+        lines = (Path(__file__).parents[1] / path).read_text(encoding="utf-8").splitlines()
+        return {
+            tuple(c.strip() for c in line.split("|")) for line in lines if line.startswith("|") and "--" not in line
+        }
+
+    assert len(rows("docs/uses/architectures.md")) > 20
+    assert rows("docs/uses/architectures.md") <= rows("benchmarks/results/architectures/results.md")

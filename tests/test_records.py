@@ -167,7 +167,7 @@ def test_a_method_spelled_by_its_place_has_a_file(tmp_path):
         ({"validation": [{"iteration": 1, "seconds": 2, "score": None, "loss": 1}]}, "validation.0.score"),
         ({"run": {"method": "maml"}}, "run.experiment: field required"),
         ({"run": {"experiment": {"ways": 1}, "method": "maml", "seed": 0, "options": {}}}, "ways must be greater than"),
-        ({"run": {"experiment": {}, "method": "maml", "seed": "0", "options": {}}}, "run.seed: input should be a valid"),
+        ({"run": {"experiment": {}, "method": "maml", "seed": "0", "options": {}}}, "run.seed: input should be"),
         ({"commit": 5}, "commit: input should be a valid string"),
         ({"iterations": 10**40}, "iterations: input should be less than or equal to 1000000000000000"),
         ({"los": []}, "los: unexpected keyword argument"),

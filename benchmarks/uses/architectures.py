@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import kendalltau, rankdata, spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -227,6 +227,7 @@ def report(records: list[dict[str, Any]], out: Path) -> None:
         parameters = [row["parameters"] for row in of_seeds[0]]
         means = {name: spread([statistics.mean(s) for s in of_name], 1) for name, of_name in scores.items()}
         scores |= {"parameter count": [parameters], "short training": [[short[n] for n in numbers]]}
+        scores["generated, and parameter count"] = [rankdata(s) + rankdata(parameters) for s in scores["generated"]]
         scores["random order"] = [random.Random(s).sample(numbers, len(numbers)) for s in range(100)]
         for name, of_name in scores.items():
             ranks = (spread([agreement(test, s, real) for s in of_name], 2) for test in (kendalltau, spearmanr))

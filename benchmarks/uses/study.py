@@ -26,7 +26,7 @@ from l2l_hyper.experiment.provenance import collect, public_command
 from l2l_hyper.files import SCHEMA, plain, read_json, to_json, write_atomically
 from l2l_hyper.settings import checked, described, parse_value, tomllib
 
-__all__ = ["controls", "main", "markdown", "spread"]
+__all__ = ["Record", "controls", "main", "markdown", "spread"]
 
 S = TypeVar("S")
 Record = dict[str, Any]

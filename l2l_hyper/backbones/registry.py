@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import InputError
 from ..memory import weights_fit
 from ..registry import Registry, unknown_name
-from ..settings import checked_value, hints
+from ..settings import checked_value, hint, hints
 
 __all__ = ["BACKBONES", "BackboneEntry", "register_backbone"]
 
@@ -52,7 +52,7 @@ class BackboneEntry:
             if name not in known and not takes_any:
                 raise unknown_name(f"option of backbone {self.name}", name, known)
         return {
-            name: checked_value(types.get(name, Any), value, f"{self.name}.{name}", known.get(name))
+            name: checked_value(types.get(name, Any), value, f"{self.name}.{name}", hint(known, name))
             for name, value in options.items()
         }
 

@@ -93,7 +93,7 @@ class HyperAdapter(Learner):
         for name, value in {"first_order": first_order, "allow_nograd": allow_nograd}.items():
             checked_value(bool, value, name)
         checked_value(bool | None, allow_unused, "allow_unused")
-        lr = checked_value(Positive, lr, "lr", 0.5)
+        lr = checked_value(Positive, lr, "lr", "try 0.5")
         known = set(hyper_adapter.HyperAdapterOptions.__dataclass_fields__) - _NOT_OF_A_LEARNER
         for name in list(options):
             if name in _RENAMED:

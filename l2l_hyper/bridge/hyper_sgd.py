@@ -65,7 +65,7 @@ class HyperSGD(nn.Module):
         if not learned:
             raise InputError(f"expected a module with parameters that require gradients, got {type(model).__name__}")
         self.module = model
-        self.lr = lr if isinstance(lr, Tensor) else checked_value(Positive, lr, "lr", 0.1)
+        self.lr = lr if isinstance(lr, Tensor) else checked_value(Positive, lr, "lr", "try 0.1")
         self.first_order = first_order
         self.allow_unused = allow_nograd if allow_unused is None else allow_unused
         self.allow_nograd = allow_nograd

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
+from ..files import plain
 from .episode import Episodes
 from .registry import BenchmarkTasksets, Taskset
 
@@ -64,4 +65,4 @@ def _fingerprint(taskset: Taskset, count: int, **task: int) -> str:
 
 
 def _sha256(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(plain(content), sort_keys=True).encode()).hexdigest()

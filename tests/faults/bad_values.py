@@ -79,8 +79,8 @@ def command_lines() -> Iterator[list[str]]:
             continue
         for value in bad_values(name, known[name]):
             usual = OPTIONAL.get(name, known[name]) if known[name] is None else known[name]
-            if isinstance(value, list) and not isinstance(usual, tuple):  # which a flag cannot spell
-                continue
+            if isinstance(value, list) != isinstance(usual, tuple) and (value == 3 or isinstance(value, list)):
+                continue  # a flag spells a list of one number as the number
             if name == "tasksets" or (isinstance(usual, str) and value is None):
                 continue
             texts = [spelled(one) for one in value] if isinstance(value, list) else [spelled(value)]
