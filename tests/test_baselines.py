@@ -126,7 +126,7 @@ def test_unknown_options_are_refused() -> None:
     with pytest.raises(InputError, match="option of maml"):
         METHODS["maml"].build(backbone(), {"inner": 1}, "support")
     for name in ("maml", "anil", "protonet"):
-        with pytest.raises(InputError, match=f"implementation of {name} must be one of batched, learn2learn"):
+        with pytest.raises(InputError, match=f"{name}.implementation must be 'batched'.* 'learn2learn'"):
             METHODS[name].build(backbone(), {"implementation": "jax"}, "support")
     with pytest.raises(InputError, match="no temperature"):
         METHODS["protonet"].build(backbone(), {"implementation": "learn2learn", "temperature": "learned"}, "support")

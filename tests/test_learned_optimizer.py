@@ -232,3 +232,12 @@ def test_each_task_takes_its_own_steps() -> None:
         problem.w, problem.y, problem.theta = w[b : b + 1], y[b : b + 1], theta[b : b + 1]
         alone.append(study.minimize(problem, torch.optim.Adam, 5)["final"])
     assert final == pytest.approx(sum(alone) / 3, rel=1e-5)
+
+
+def test_the_page_says_what_the_records_say(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    folder = root / "benchmarks/results/learned_optimizer_quadratics"
+    study.report([json.loads(path.read_text()) for path in sorted(folder.glob("seed*"))], tmp_path)
+    page = (root / "docs/uses/learned_optimizer.md").read_text()
+    rows = [row.split("|")[2:-1] for row in (tmp_path / "results.md").read_text().splitlines()[2:]]
+    assert len(rows) == 10 and all(cell.strip() in page for row in rows for cell in row)

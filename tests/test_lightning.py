@@ -289,7 +289,7 @@ def test_script_in_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"train_way": 3}, "try 'train_ways'"),
         ({"data_parallel": True}, "strategy='ddp'"),
         ({"normalization": "batch"}, "normalization must be one of support"),
-        ({"base_learner": "nothing"}, "base_learner must be one of"),
+        ({"base_learner": "nothing"}, "base_learner must be 'gaussian', 'prototype'"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:

@@ -22,7 +22,9 @@ from l2l_hyper.uses import (
     HyperLSTM,
     LearnedRule,
     NetworkGraph,
+    TabularHyperNetwork,
 )
+from l2l_hyper.uses.tabular import scaled
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,37 @@ def graph_hypernetwork() -> Case:
     )
 
 
-CASES = [described(), continual(), hyper_lstm(), learned_rule(), compressed(), graph_hypernetwork()]
+def tabular() -> Case:
+    """Members read the same rows through two scalings, and each has random numbers of its own."""
+
+    def slow(network: Any, b: int, x: Tensor, y: Tensor, queries: Tensor) -> Tensor:
+        one, (rows, asked) = torch.ones(1).double(), (scaled(samples, x)[b % 2] for samples in (x, queries))
+        targets = nn.functional.one_hot(y, 3).double()
+        z = network.columns.encoder(torch.cat([rows, one.expand(len(rows), 1)], 1), targets)
+        random = network.random_columns(2, torch.Generator().manual_seed(0))[b].double()
+        changes = [network.columns.generator.linear(z_f).split(10) for z_f in z]
+        columns = torch.stack([(1 + gain) * r + shift for (gain, shift), r in zip(changes, random, strict=True)])
+        h = torch.stack([(torch.cat([row, one]) @ columns).relu() for row in rows])
+        inputs = torch.cat([h, one.expand(len(h), 1)], 1)
+        gram = inputs.T @ inputs + network.ridge.log_penalty.exp() * torch.eye(11).double()
+        solved = (network.ridge.log_scale.exp() * gram.inverse() @ inputs.T @ targets).T
+        weight, bias = solved[None, :, :-1], solved[None, :, -1]
+        predictions = (inputs @ solved.T)[None]
+        (change, of_bias), (unit, bias_unit) = network.residual(h[None], None, targets[None], predictions, weight, bias)
+        last, last_bias = (weight + 0.2 * unit * change)[0], (bias + 0.2 * bias_unit * of_bias)[0]
+        return torch.stack([last @ (torch.cat([query, one]) @ columns).relu() + last_bias for query in asked])
+
+    return Case(
+        name="tabular",
+        make=lambda: noisy(TabularHyperNetwork(hidden=10, members=3, width=4)),
+        inputs=lambda: (torch.randn(12, 2).double(), torch.arange(12) % 3, torch.randn(6, 2).double()),
+        call=lambda network, x, y, queries: network(x, y, queries, 3),
+        slow=slow,
+        shape=(3, 6, 3),
+    )
+
+
+CASES = [described(), continual(), hyper_lstm(), learned_rule(), compressed(), graph_hypernetwork(), tabular()]
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 

@@ -186,7 +186,7 @@ def report(records: Sequence[Record], out: Path) -> None:
         for name, one in records[0]["result"].items()
         if not name.endswith("not regularised")
     )
-    text = f"{markdown(headers, rows)}\n{len(records)} seeds; mean ± standard deviation over them. {sizes}.\n"
+    text = f"{markdown(headers, rows)}\nSeeds: {len(records)}; mean ± standard deviation over them. {sizes}.\n"
     (out / "results.md").write_text(text, encoding="utf-8")
     figure = Figure((9, 3.6), layout="constrained")
     for axes, protocol in zip(figure.subplots(1, 2), PROTOCOLS, strict=True):

@@ -178,8 +178,8 @@ def report(records: Sequence[Record], out: Path) -> None:
     for name in results[0]["errors"]:
         rows.append([name, *(spread([r["errors"][name][k] for r in results]) for k in range(len(shots)))])
     table = markdown(["mean squared error", *(f"{k} points" for k in shots)], rows)
-    (out / "results.md").write_text(f"{table}\n{len(records)} seeds; mean ± standard deviation over them.\n")
-    figure = Figure((6, 4), layout="constrained")
+    (out / "results.md").write_text(f"{table}\nSeeds: {len(records)}; mean ± standard deviation over them.\n")
+    figure = Figure((8, 4), layout="constrained")
     axes = figure.subplots()
     for name in results[0]["errors"]:
         axes.errorbar(shots, *_mean_std([r["errors"][name] for r in results]), marker="o", capsize=3, label=name)
@@ -189,7 +189,7 @@ def report(records: Sequence[Record], out: Path) -> None:
     axes.set(xscale="log", yscale="log", xlabel="support points", ylabel="mean squared error of the queries")
     axes.set_xticks(shots, [str(k) for k in shots])
     axes.minorticks_off()
-    axes.legend(fontsize="small", ncols=2)
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(out / "error.png", dpi=150)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from pathlib import Path
 
-from ..data.cache import ImageSet, stored, user_cache
+from ..data.cache import ImageSet, cache_folders, stored
 from ..data.image_benchmark import ImageBenchmark
 from ..errors import InputError
 from .loaders import LOADERS, Loader
@@ -24,11 +23,10 @@ def read(name: str, loader: Loader, root: Path) -> list[ImageSet]:
     if not root.is_dir() or not os.access(root, os.R_OK | os.X_OK):
         what = "a folder that cannot be read" if root.is_dir() else "a file" if root.exists() else "no such folder"
         raise InputError(f"expected {loader.expects} in the data root {root}, got {what}; give the folder that has it")
-    elsewhere = [folder / hashlib.sha256(str(root).encode()).hexdigest()[:12] for folder in user_cache()]
     return [
         stored(
             f"{name}-{part}",
-            [root / "l2l_hyper", *elsewhere],
+            cache_folders(root),
             signature=functools.partial(loader.signature, root, part),
             build=functools.partial(loader.contents, root, part),
         )

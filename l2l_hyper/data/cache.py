@@ -21,7 +21,7 @@ from torch import Tensor
 from ..files import expanded, replacing
 from ..locks import remove_leftovers
 
-__all__ = ["Contents", "ImageSet", "stored", "user_cache"]
+__all__ = ["Contents", "ImageSet", "cache_folders", "stored", "user_cache"]
 
 _FORMAT = 2
 _BLOCK = 1 << 16
@@ -63,6 +63,14 @@ def user_cache() -> list[Path]:
     """The folder of this package under ``$XDG_CACHE_HOME`` or ``~/.cache``; none where there is no home folder."""
     folder = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "l2l_hyper"
     return [folder] if folder.is_absolute() else []
+
+
+def cache_folders(root: Path) -> list[Path]:
+    """Where images that are read from ``root`` are kept: there, or else in the user's cache."""
+    return [
+        root / "l2l_hyper",
+        *(folder / hashlib.sha256(str(root).encode()).hexdigest()[:12] for folder in user_cache()),
+    ]
 
 
 def stored(

@@ -17,7 +17,7 @@ from .cache import ImageSet
 from .counter_random import stream, words
 from .taskset import TensorTaskset
 
-__all__ = ["ImageBenchmark"]
+__all__ = ["ImageBenchmark", "hashed_split"]
 
 _SPLITS = ("train", "validation", "test")
 
@@ -66,7 +66,9 @@ class ImageBenchmark:
         parts = [_on(device, image_set) for image_set in self.read(expanded(os.fspath(root)).absolute())]
         splits: list[Sequence[int]] = [range(len(part.classes)) for part in parts]
         if len(parts) == 1:
-            parts, splits = parts * 3, self._split(len(parts[0].classes), split_seed)
+            count = len(parts[0].classes)
+            train, validation = self.split or (round(0.64 * count), round(0.16 * count))
+            parts, splits = parts * 3, [*hashed_split(count, train, validation, self.name, split_seed)]
         return tuple(
             TensorTaskset(
                 part.images,
@@ -95,12 +97,12 @@ class ImageBenchmark:
             )
         raise InputError(f"data_augmentation must be None or 'normalize', got {data_augmentation!r}")
 
-    def _split(self, count: int, split_seed: int) -> list[Sequence[int]]:
-        """Classes of train, validation and test, in ascending order: a permutation by hash, cut in three."""
-        train, validation = self.split or (round(0.64 * count), round(0.16 * count))
-        numbers = words(stream("split", self.name, split_seed), np.arange(count, dtype=np.uint64))
-        order = np.argsort(numbers, kind="stable")
-        return [sorted(part.tolist()) for part in np.split(order, [train, train + validation])]
+
+def hashed_split(count: int, train: int, validation: int, name: str, seed: int) -> list[list[int]]:
+    """Numbers below ``count`` of train, validation and test, each in order: a permutation by hash, cut in three."""
+    numbers = words(stream("split", name, seed), np.arange(count, dtype=np.uint64))
+    order = np.argsort(numbers, kind="stable")
+    return [sorted(part.tolist()) for part in np.split(order, [train, train + validation])]
 
 
 def _on(device: torch.device | str | None, image_set: ImageSet) -> ImageSet:

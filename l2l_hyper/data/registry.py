@@ -254,6 +254,7 @@ TASKSETS: Registry[TasksetsEntry] = Registry(
         "tiered-imagenet": "l2l_hyper.bridge.benchmarks:TIERED_IMAGENET",
         "fc100": "l2l_hyper.bridge.benchmarks:FC100",
         "cifarfs": "l2l_hyper.bridge.benchmarks:CIFARFS",
+        "speech": "l2l_hyper.data.speech:speech",
     },
     _tasksets_entry,
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,35 +58,36 @@ def carry_out(parts: Parts, out: Path | None, provenance: Provenance, console: C
     for run in runs:
         existing(run, parts, out)
     records: dict[str, Record] = {}
-
-    def do(task: Task, record: Record | None) -> None:
-        run = task.run
-        if record is not None:
-            say(console, f"{task.title}: its record is there, skipped")
-            records[run.name] = record
-            return
-        with RunProgress(console, task.title, train_seconds=run.experiment.train_seconds) as progress:
-            _, result = train_and_test(run, parts, folder=out, progress=progress)
-        record = records[run.name] = recorded(run, parts, result, out, provenance)
-        interval = episode_interval(record.scores)
-        score = score_text(result.metric, interval.mean, interval.half_width)
-        episodes, seconds = len(result.scores), result.seconds_to_train
-        say(console, f"{task.title}: {score} on {episodes} test episodes, trained in {seconds:.0f} s")
-
-    each_alone([Task(run, out, f"{run.method} seed {run.seed}") for run in runs], parts, console, do)
+    tasks = [Task(run, out, f"{run.method} seed {run.seed}") for run in runs]
+    with closing(each_alone(tasks, parts, console)) as claimed:
+        for task, record in claimed:
+            run = task.run
+            if record is not None:
+                say(console, f"{task.title}: its record is there, skipped")
+                records[run.name] = record
+                continue
+            with RunProgress(console, task.title, train_seconds=run.experiment.train_seconds) as progress:
+                _, result = train_and_test(run, parts, folder=out, progress=progress)
+            record = records[run.name] = recorded(run, parts, result, out, provenance)
+            interval = episode_interval(record.scores)
+            score = score_text(result.metric, interval.mean, interval.half_width)
+            episodes, seconds = len(result.scores), result.seconds_to_train
+            say(console, f"{task.title}: {score} on {episodes} test episodes, trained in {seconds:.0f} s")
     return [records[run.name] for run in runs]
 
 
 def each_alone(
-    tasks: Sequence[Task], parts: Parts, console: Console, do: Callable[[Task, Record | None], None]
-) -> None:
-    """Do every task while no other process is at it; those that another one is at come last, when it is done.
+    tasks: Sequence[Task], parts: Parts, console: Console
+) -> Generator[tuple[Task, Record | None], None, None]:
+    """Every task while no other process is at it; those that another one is at come last, when it is done.
 
     Args:
         tasks: what is to be done.
         parts: the plan, and what the names in it stand for.
         console: where is said which process is waited for.
-        do: does a task that has no record, and is told the record of one that has.
+
+    Yields:
+        A task, and its record if it has one.  One without is this process's until the next is asked for.
     """
     told: set[Task] = set()
     while tasks:
@@ -96,11 +98,11 @@ def each_alone(
                 continue
             record = existing(task.run, parts, task.folder)
             if record is not None:
-                do(task, record)
+                yield task, record
                 continue
             with claim(task.run, task.folder) as holder:
                 if holder is None:
-                    do(task, existing(task.run, parts, task.folder))  # another may just have finished it
+                    yield task, existing(task.run, parts, task.folder)  # another may just have finished it
                     continue
             later.append(task)
             if task not in told:

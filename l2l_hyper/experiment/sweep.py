@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,29 +66,26 @@ def run_sweep(
     Raises:
         InputError: when every point of a method fails, or ``out`` holds records of other settings.
     """
-    failures: list[InputError] = []
-
-    def do(task: Task, record: Record | None) -> None:
-        if record is not None:
-            return
-        run, folder, title = task.run, task.folder, task.title
-        try:
-            with RunProgress(console, title, train_seconds=run.experiment.train_seconds) as progress:
-                _, result = train_and_test(run, parts, folder=folder, test=False, progress=progress)
-            recorded(run, parts, result, folder, provenance)
-        except CannotWrite:  # which says nothing of the point
-            raise
-        except InputError as error:
-            failures.append(error)
-            say(console, f"{title}: left out, {error}")
-            return
-        say(console, f"{title}: {score_text(result.metric, result.best_validation_score)} on validation")
-
     for method in methods:
-        failures.clear()
+        failures: list[InputError] = []
         runs = _runs(parts, method, out)
         tasks = [Task(run, folder, f"{method} {_text(values)} seed {run.seed}") for values, folder, run in runs]
-        each_alone(tasks, parts, console, do)
+        with closing(each_alone(tasks, parts, console)) as claimed:
+            for task, record in claimed:
+                if record is not None:
+                    continue
+                run, folder, title = task.run, task.folder, task.title
+                try:
+                    with RunProgress(console, title, train_seconds=run.experiment.train_seconds) as progress:
+                        _, result = train_and_test(run, parts, folder=folder, test=False, progress=progress)
+                    recorded(run, parts, result, folder, provenance)
+                except CannotWrite:  # which says nothing of the point
+                    raise
+                except InputError as error:
+                    failures.append(error)
+                    say(console, f"{title}: left out, {error}")
+                    continue
+                say(console, f"{title}: {score_text(result.metric, result.best_validation_score)} on validation")
         if len(failures) == len(runs):
             raise failures[-1]
     points = [point for method in parts.grids for point in _measured_points(parts, method, out)]

@@ -6,6 +6,7 @@ from .described import DescribedNetwork
 from .graph_hypernetwork import GraphHyperNetwork, NetworkGraph
 from .hyper_lstm import HyperLSTM
 from .learned_optimizer import LearnedOptimizer, LearnedRule
+from .tabular import TabularHyperNetwork
 
 __all__ = [
     "Compressed",
@@ -16,4 +17,5 @@ __all__ = [
     "LearnedOptimizer",
     "LearnedRule",
     "NetworkGraph",
+    "TabularHyperNetwork",
 ]

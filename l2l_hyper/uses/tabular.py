@@ -4,23 +4,24 @@ For rows X with features :math:`f = 1 \dots F` and classes Y, one forward pass g
 :math:`x \mapsto V \operatorname{ReLU}(\sum_f x_f w_f)`, one of the features being the constant 1:
 
 .. math:: w_f = (1 + \gamma(z_f)) \odot r_f + \beta(z_f), \qquad z_f = E(x_f, Y), \qquad
-          V = \operatorname{ridge}(H, Y) + \Delta(H, Y), \qquad H = \operatorname{ReLU}(X W)
+          V = \operatorname{ridge}(H, Y) + s\Delta(H, Y), \qquad H = \operatorname{ReLU}(X W)
 
 with sparse random numbers :math:`r_f`.  The encoder E reads how each feature differs between the classes, γ and β are
-linear maps, and Δ is the residual of :class:`~l2l_hyper.methods.HyperAdapter`, by attention of class tokens to the rows.
-Any number of features and classes will do, and their order does not matter.
+linear maps, s = 0.2, and Δ is the residual of :class:`~l2l_hyper.methods.HyperAdapter`, by attention of class tokens to
+the rows.  Any number of features and classes will do; the order of the classes does not matter.
 
 After Bonet et al. 2024, "HyperFast", https://arxiv.org/abs/2402.14335, and Mueller et al. 2023, "MotherNet",
-https://arxiv.org/abs/2312.08598, where features are projected to a fixed number, and all weights are generated.
+https://arxiv.org/abs/2312.08598, whose networks have a fixed number of inputs and no closed form.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,6 +34,7 @@ from ..methods.residual import Residual
 
 __all__ = ["FeatureEncoder", "TabularHyperNetwork", "scaled"]
 
+_SCALE = 0.2  # of the residual, as in HyperAdapter
 _READ = (1, 2, 3, 5)  # features that a hidden unit may read; others read all of them
 
 
@@ -44,9 +46,9 @@ def scaled(x: Tensor, rows: Tensor) -> Tensor:
     """
     std, mean = torch.std_mean(rows, 0, correction=0)
     std = std.where(std > 0, math.inf)
-    ordered = rows.T.sort().values
+    ordered = rows.T.contiguous().sort().values
     ranks = [torch.searchsorted(ordered, x.T.contiguous(), right=right) for right in (False, True)]
-    shares = (sum(ranks).T / 2 + 0.5) / (len(rows) + 1)  # type: ignore[union-attr]
+    shares = ((ranks[0] + ranks[1]).T.to(x) + 1) / (2 * len(rows) + 2)
     quantiles = torch.special.ndtri(shares).where(std < math.inf, 0)
     return torch.stack([((x - mean) / std).clamp(-4, 4), quantiles])
 
@@ -135,9 +137,9 @@ class TabularHyperNetwork(nn.Module):
         bias = torch.randn(self.members, 1, self.hidden, generator=generator)
         return torch.cat([columns, bias], 1)
 
-    def embeddings(self, x: Tensor, y: Tensor, classes: int) -> Tensor:
-        """Embeddings ``(members, F + 1, E)`` of the features of scaled rows ``(members, N, F)``, and of the constant."""
-        return self.columns.encoder(_with_constant(x), F.one_hot(y, classes).to(x).expand(len(x), -1, -1))
+    def embed(self, x: Tensor, y: Tensor, classes: int) -> Tensor:
+        """Embeddings ``(members, F + 1, E)`` of the features of rows ``(N, F)`` with classes ``(N,)``, and of 1."""
+        return self._encode(self._views(x, x), y, classes)
 
     def generate(
         self, x: Tensor, y: Tensor, classes: int, *, generator: torch.Generator | None = None, z: Tensor | None = None
@@ -152,18 +154,86 @@ class TabularHyperNetwork(nn.Module):
             z: embeddings of features in the place of those of these rows.
         """
         generator = torch.Generator().manual_seed(self.seed) if generator is None else generator
-        z = self.embeddings(x, y, classes) if z is None else z
+        z = self._encode(x, y, classes) if z is None else z
         start = {"column": self.random_columns(x.shape[-1], generator).to(x)}
         columns = start["column"] + self.columns.generator(z, start)["column"]
         hidden = torch.relu(_with_constant(x) @ columns)
         targets = F.one_hot(y, classes).to(x).expand(len(x), -1, -1)
-        weight, bias, _ = self.ridge.of_values(hidden, targets)
-        assert bias is not None
+        layer = self.ridge.of_values(hidden, targets)
+        weight, bias = layer.weight, cast(Tensor, layer.bias)
         predictions = hidden @ weight.mT + bias.unsqueeze(-2)
-        deltas, units = self.residual(hidden, None, targets, predictions, weight, bias)
+        changes, units = self.residual(hidden, None, targets, predictions, weight, bias)
         return {
             "0.weight": columns[:, :-1].mT,
             "0.bias": columns[:, -1],
-            "2.weight": weight + units[0] * deltas[0],
-            "2.bias": bias + units[1] * deltas[1],
+            "2.weight": weight + _SCALE * units[0] * changes[0],
+            "2.bias": bias + _SCALE * units[1] * changes[1],
         }
+
+    def forward(self, x: Tensor, y: Tensor, queries: Tensor, classes: int, **options: Any) -> Tensor:
+        """Logits ``(members, Q, C)`` of queries ``(Q, F)``, from rows ``(N, F)`` and their classes ``(N,)``.
+
+        ``options`` are those of :meth:`generate`.
+        """
+        weights = self.generate(self._views(x, x), y, classes, **options)
+        return self._mlp(x.shape[-1], classes).each(weights, self._views(queries, x))
+
+    @torch.no_grad()
+    def fit(self, X: ArrayLike, y: ArrayLike) -> TabularHyperNetwork:
+        """Generate a classifier from rows ``(N, F)`` and their classes ``(N,)``, of any kind that numpy sorts.
+
+        Raises:
+            InputError: for what is no table of finite numbers, and for another number of classes than of rows.
+        """
+        rows, labels = self._table(X), np.asarray(y)
+        if labels.shape != (len(rows),):
+            raise InputError(f"expected one class per row, of shape ({len(rows)},), got {labels.shape}; try y.ravel()")
+        self.classes_, indices = np.unique(labels, return_inverse=True)
+        own = torch.as_tensor(indices, device=rows.device)
+        self.weights = self.generate(self._views(rows, rows), own, len(self.classes_))
+        self.network, self.rows = self._mlp(rows.shape[1], len(self.classes_)), rows
+        return self
+
+    @torch.no_grad()
+    def predict_proba(self, X: ArrayLike) -> np.ndarray[Any, Any]:
+        """Probabilities ``(Q, C)`` of the classes in the order of ``classes_``: the mean of those of the members.
+
+        Raises:
+            InputError: before :meth:`fit`, and for other features than it had.
+        """
+        if not hasattr(self, "weights"):
+            raise InputError("expected a classifier that was fitted; try fit(X, y) first")
+        x = self._table(X)
+        if x.shape[1] != self.rows.shape[1]:
+            raise InputError(f"expected the {self.rows.shape[1]} features of fit, got {x.shape[1]}")
+        return self.network.each(self.weights, self._views(x, self.rows)).softmax(-1).mean(0).cpu().numpy()
+
+    def predict(self, X: ArrayLike) -> np.ndarray[Any, Any]:
+        """The most probable class of each row, ``(Q,)``; errors are those of :meth:`predict_proba`."""
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
+
+    def _encode(self, x: Tensor, y: Tensor, classes: int) -> Tensor:
+        return self.columns.encoder(_with_constant(x), F.one_hot(y, classes).to(x).expand(len(x), -1, -1))
+
+    def _mlp(self, features: int, classes: int) -> Generated:
+        first, last = nn.Linear(features, self.hidden, device="meta"), nn.Linear(self.hidden, classes, device="meta")
+        return Generated(nn.Sequential(first, nn.ReLU(), last))
+
+    def _views(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Samples as each member reads them, ``(members, N, F)``."""
+        return scaled(x, rows)[torch.arange(self.members) % 2]
+
+    def _table(self, X: ArrayLike) -> Tensor:
+        like = next(self.parameters())
+        table = np.asarray(X)
+        if table.ndim != 2 or 0 in table.shape or table.dtype.kind not in "fiub" or not np.isfinite(table).all():
+            raise InputError(
+                f"expected a table (rows, features) of finite numbers, got {table.dtype} of shape {table.shape}; "
+                "fill in what is missing, and give categories as columns of zeros and ones"
+            )
+        return torch.as_tensor(table, dtype=like.dtype, device=like.device)
+
+
+def _with_constant(x: Tensor) -> Tensor:
+    return torch.cat([x, torch.ones_like(x[..., :1])], -1)

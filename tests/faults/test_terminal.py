@@ -172,7 +172,8 @@ def test_a_signal_waits_for_what_is_done_as_a_whole(caught):
 @pytest.mark.parametrize("block", ["", "with raised(), held(): os.kill(os.getpid(), number); "])
 def test_at_the_start_and_a_second_time_a_signal_ends_the_process_at_once(number, block):
     done = python(
-        f"import os\nfrom l2l_hyper.stopping import *\nnumber = {int(number)}\ncatch_signals()\n"
+        f"import os, signal\nfrom l2l_hyper.stopping import *\nnumber = {int(number)}\n"
+        "signal.signal(number, signal.SIG_DFL)\ncatch_signals()\n"
         f"{block}os.kill(os.getpid(), number); print('went on')"
     )
     assert (done.returncode, done.stdout) == (CODES[number], "")
