@@ -251,6 +251,12 @@ def test_other_losses_are_refused(name: str) -> None:
             recovered(o, loss)
 
 
+def test_dropout_after_the_last_layer_is_named() -> None:
+    o = outputs(12, 3, size=1, dtype=torch.float32, seed=0)
+    with pytest.raises(InputError, match="not in the loss, as with dropout after the last layer.*labels="):
+        recovered(o, OTHER_LOSSES["dropout"](o, labels_of(12, 3)))
+
+
 # What the table of losses promises
 
 

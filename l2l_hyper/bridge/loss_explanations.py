@@ -158,7 +158,8 @@ def _cross_entropy(seen: Seen) -> Found | None:
     if (off < 0).any() or not off.any():
         return None
     if (~live & ((off != 0) | (seen.d != 0))).any():
-        raise _too_certain(~live)
+        reason = "or some of their outputs are not in the loss, as with dropout after the last layer"
+        raise refusal(f"the predictions of samples {_listed(~live)} are too certain to show their labels, {reason}")
     for c, doubt in _factors(seen, off, top, live):
         q, log_q, error = softmax(c * seen.o), _log_softmax(c * seen.o), 4 * (seen.error(c) + doubt)
         shape = q.max(1, keepdims=True) * np.where(top, 0.0, q)  # of H e_k, beside c² A
