@@ -84,6 +84,20 @@ def spread_bound(features: Tensor, precision: Tensor | None = None) -> Tensor:
     return _SPREAD / weighed.sum(-1).mean(-1).clamp_min(_SPREAD).view(-1, 1, 1)
 
 
+def missing_noise(features: Tensor, targets: Tensor, means: Tensor, shots: Tensor) -> Tensor:
+    r"""What the squared length of each class mean would gain with as few shots as the class of fewest has, ``(T, C)``.
+
+    .. math:: \sigma^2 \left(\frac1{K_{min}} - \frac1{K_c}\right), \qquad
+              \sigma^2 = \frac{1}{N - C} \sum_n \lVert h_n - \mu_{y_n} \rVert^2
+
+    The noise of a mean of K samples adds :math:`\sigma^2/K` to its squared length and to its squared distance from
+    every query, so classes of few shots lose queries to the others unless all have as much of it.
+    """
+    degrees = (shots.sum((-2, -1)) - shots.shape[-2]).clamp_min(1)  # no fewer, whatever the shares of soft labels
+    variance = (features - targets @ means).square().sum((-2, -1)) / degrees
+    return variance.unsqueeze(-1) * (1 / shots.amin(-2) - 1 / shots.squeeze(-1))
+
+
 class Prototype(BaseLearner):
     r"""Prototypical Network as a linear layer: :math:`w_c = 2\tau\mu_c,\; b_c = -\tau\lVert\mu_c\rVert^2`.
 
@@ -91,40 +105,54 @@ class Prototype(BaseLearner):
     outputs are minus the squared distances up to a constant per sample.  See Snell et al. 2017,
     https://arxiv.org/abs/1703.05175.
 
+    Where shots differ, :math:`\lVert\mu_c\rVert^2` gains :func:`missing_noise`.
+
     Args:
         features: D.
-        bounded: whether :math:`\tau` is multiplied by :func:`spread_bound`, which is 1 up to 2,048 features.
+        published: whether to leave out that term and :func:`spread_bound`, which is 1 up to 2,048 features.
     """
 
-    def __init__(self, features: int, *, bounded: bool = True) -> None:
+    def __init__(self, features: int, *, published: bool = False) -> None:
         super().__init__(features)
-        self.bounded = bounded
+        self.published = published
         self.log_temperature = nn.Parameter(torch.zeros(()))
 
     def forward(self, features: Tensor, targets: Tensor) -> LastLayer:
         """Weight and bias from class means."""
-        means, _ = class_means(features, targets)
-        temperature = (_TEMPERATURE_RATE * self.log_temperature).exp()
-        temperature = temperature * spread_bound(features) if self.bounded else temperature.view(1, 1, 1)
-        return LastLayer(2 * temperature * means, -temperature[..., 0] * means.square().sum(-1))
+        means, shots = class_means(features, targets)
+        temperature, squares = (_TEMPERATURE_RATE * self.log_temperature).exp().view(1, 1, 1), means.square().sum(-1)
+        if not self.published:
+            temperature = temperature * spread_bound(features)
+            squares = squares + missing_noise(features, targets, means, shots)
+        return LastLayer(2 * temperature * means, -temperature[..., 0] * squares)
 
 
 class Cosine(BaseLearner):
     r"""Cosine similarity to class means, :math:`w_c = \tau\,\mu_c / \lVert \mu_c \rVert`, for features of unit length.
 
     :math:`\tau` is learned and starts at 10.  See Gidaris and Komodakis 2018, https://arxiv.org/abs/1804.09458.
+    Where shots differ, :math:`\lVert\mu_c\rVert^2` gains :func:`missing_noise`.
+
+    Args:
+        features: D.
+        published: whether to leave out that term.
     """
 
     unit_length = True
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, *, published: bool = False) -> None:
         super().__init__(features)
+        self.published = published
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 
     def forward(self, features: Tensor, targets: Tensor) -> LastLayer:
         """Weight from class means."""
-        means, _ = class_means(features, targets)
-        return LastLayer(self.log_scale.exp() * F.normalize(means, dim=-1), means.new_zeros(means.shape[:-1]))
+        means, shots = class_means(features, targets)
+        squares = means.square().sum(-1)
+        if not self.published:
+            squares = squares + missing_noise(features, targets, means, shots)
+        rows = means * squares.clamp_min(1e-24).rsqrt().unsqueeze(-1)
+        return LastLayer(self.log_scale.exp() * rows, means.new_zeros(squares.shape))
 
 
 class Gaussian(BaseLearner):
@@ -138,10 +166,16 @@ class Gaussian(BaseLearner):
 
     and the outputs are :math:`2\alpha\log N(x; c_k, \alpha v_K\Lambda^{-1})` less what all classes share: of
     :math:`-\lambda x^2/v_K - \alpha\log v_K` the mean over classes, which leaves nothing where all have as many shots.
-    With equal shots :math:`\Lambda` is a temperature and is learned as one.  So :math:`\alpha`, the variance within the
-    classes of the support set in units of :math:`\Lambda^{-1}`, keeps the logarithm in proportion to the distances:
 
-    .. math:: \alpha = \frac{1}{D\,(N - C)} \sum_{n,d} \lambda_d\,(h_{nd} - \bar x_{y_n d})^2
+    With equal shots :math:`\Lambda`, :math:`\psi` and m only say how certain the outputs are and how much each feature
+    counts, and are learned as that.  Where shots differ they decide between classes, and what they are in this task is
+    known from its support set: :math:`\alpha` keeps the logarithm in proportion to the distances, :math:`\psi` is
+    multiplied by one number, so that its mean over features is :math:`\hat\psi`, and m is the mean of the class means
+    with weights :math:`r_K`.
+
+    .. math:: \alpha = \frac{1}{D\,(N - C)} \sum_{n,d} \lambda_d\,(h_{nd} - \bar x_{y_n d})^2, \qquad
+              \hat\psi = \frac{1}{\alpha D} \sum_d \lambda_d \operatorname{Var}_k \bar x_{kd}
+              - \frac1C \sum_k \frac1{K_k}
 
     At :math:`\Lambda = 1, \psi\to\infty` the outputs are those of :class:`Prototype`, times :math:`K/(K+1)`.  Training
     begins at :math:`\Lambda = \min(1, 64/D)` and the same :math:`\psi` for every feature.  Of more than 2,048 features
@@ -160,30 +194,48 @@ class Gaussian(BaseLearner):
     def forward(self, features: Tensor, targets: Tensor) -> LastLayer:
         """Weight and bias from class means and learned covariances."""
         means, shots = class_means(features, targets)
-        shrink = torch.sigmoid(self.log_ratio + shots.log())  # r_K
-        variance = 1 + shrink / shots
         within = self.log_precision.exp()
         within = spread_bound(features, within) * within
-        precision = within / variance
-        classes = self.mean + shrink * (means - self.mean)
-        weight, bias = 2 * precision * classes, -(precision * classes.square()).sum(-1)
-        if (shots == shots[:, :1]).all():
-            return LastLayer(weight, bias)
-        squares = within * (features - targets @ means).square()
-        degrees = (shots.sum((1, 2)) - shots.shape[1]).clamp_min(1)  # no fewer, whatever the shares of soft labels
-        alpha = squares.mean(-1).sum(-1) / degrees
-        size = alpha.unsqueeze(-1) * variance.log().sum(-1)
-        return LastLayer(
-            weight, bias - size + size.mean(-1, keepdim=True), precision.mean(-2, keepdim=True) - precision
+        unequal = (shots != shots[:, :1]).any(1, keepdim=True)
+        if not unequal.any():
+            classes, variance = self._posterior(means, shots, self.mean, self.log_ratio)
+            precision = within / variance
+            return LastLayer(2 * precision * classes, -(precision * classes.square()).sum(-1))
+        degrees = (shots.sum(1, keepdim=True) - shots.shape[1]).clamp_min(1)  # no fewer, whatever soft labels share
+        alpha = (within * (features - targets @ means).square()).mean(-1, keepdim=True).sum(1, keepdim=True) / degrees
+        between = (within * means.var(1, keepdim=True)).mean(-1, keepdim=True)
+        ratio = (between / alpha.clamp_min(1e-12) - (1 / shots).mean(1, keepdim=True)).clamp(1e-3, 1e6)
+        log_ratio = self.log_ratio - self.log_ratio.exp().mean().log() + ratio.log()
+        shares = torch.softmax(F.logsigmoid(log_ratio + shots.log()), 1)
+        mean = (shares * means).sum(1, keepdim=True)
+        classes, variance = self._posterior(
+            means, shots, torch.where(unequal, mean, self.mean), torch.where(unequal, log_ratio, self.log_ratio)
         )
+        precision, size = within / variance, alpha.squeeze(-1) * variance.log().sum(-1)
+        bias = size.mean(-1, keepdim=True) - size - (precision * classes.square()).sum(-1)
+        return LastLayer(2 * precision * classes, bias, precision.mean(-2, keepdim=True) - precision)
+
+    @staticmethod
+    def _posterior(means: Tensor, shots: Tensor, mean: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor]:
+        """c_k and v_K."""
+        shrink = torch.sigmoid(log_ratio + shots.log())  # r_K
+        return mean + shrink * (means - mean), 1 + shrink / shots
 
 
 class Ridge(BaseLearner):
     r"""Closed-form ridge regression to the targets, with a learned penalty and scale (R2-D2).
 
     :math:`W = \tau\,H^\top (H H^\top + \lambda I)^{-1} Y` on features with a constant one appended, solved in the
-    smaller of the two forms.  Samples are weighed so that classes count alike, however many shots they have.
-    See Bertinetto et al. 2019, https://arxiv.org/abs/1805.08136.
+    smaller of the two forms.  See Bertinetto et al. 2019, https://arxiv.org/abs/1805.08136.
+
+    Where shots differ, samples are weighed so that classes count alike, and the row of class c is divided by
+
+    .. math:: 1 + u_c\,\bar K\,t\,(1/K_{min} - 1/K_c), \qquad t = \operatorname{tr}(\Sigma M^{-1}),
+
+    with :math:`\bar K` the mean number of shots, :math:`u_c` what the regression leaves of the target of class c at its
+    mean, and :math:`\Sigma` the covariance within classes; :math:`M`, the regularized scatter of the other samples, is
+    known by what the regression leaves of the deviations from the class means.  A row follows the noise in the mean of
+    its own class, by which it answers too little to its queries; so every row follows as much as that of fewest shots.
     """
 
     needs_classes = False
@@ -195,25 +247,48 @@ class Ridge(BaseLearner):
 
     def forward(self, features: Tensor, targets: Tensor) -> LastLayer:
         """Weight and bias from classes."""
-        shots = targets.sum(-2, keepdim=True)
-        equal = shots.sum(-1, keepdim=True) / (shots > 0).sum(-1, keepdim=True)
-        weights = (targets * (equal / shots.where(shots > 0, 1))).sum(-1, keepdim=True)
-        return self.of_values(features, targets, weights.sqrt())
+        shots = targets.sum(-2)
+        present = shots > 0
+        if ((shots == shots.amax(-1, keepdim=True)) | ~present).all():
+            return self.of_values(features, targets)
+        classes, shots = present.sum(-1, keepdim=True), shots.where(present, 1)
+        mean = (targets.sum((-2, -1)).unsqueeze(-1) / classes).unsqueeze(-1)
+        roots = (targets @ (mean / shots.unsqueeze(-1))).sqrt()
+        weighed = roots * targets
+        deviations = torch.eye(targets.shape[-2]).to(targets) - targets @ (targets / shots.unsqueeze(-2)).mT
+        deviations = deviations.mT / roots
+        solution, left = self._regressed(roots * _with_one(features), torch.cat([weighed, deviations], -1))
+        of_classes, of_deviations = left.split([targets.shape[-1], targets.shape[-2]], -1)
+        unmet = (weighed * of_classes).sum(-2) / mean.squeeze(-1)
+        whole, rest = (((deviations * of).sum((-2, -1))).unsqueeze(-1) for of in (deviations, of_deviations))
+        degrees = (targets.sum((-2, -1)).unsqueeze(-1) - classes).clamp_min(1)
+        noise = mean.squeeze(-1) * (whole / rest - 1) * whole / degrees
+        fewest = shots.where(present, torch.inf).amin(-1, keepdim=True)
+        divisor = 1 + unmet * noise * (1 / fewest - 1 / shots)
+        return self._layer(solution[..., : targets.shape[-1]] / divisor.unsqueeze(-2))
 
-    def of_values(self, features: Tensor, targets: Tensor, roots: Tensor | None = None) -> LastLayer:
-        """Weight and bias by the normal equations, with ``roots``, ``(T, N, 1)``, of the weights of the samples."""
-        h = torch.cat([features, torch.ones_like(features[..., :1])], -1)
-        if roots is not None:
-            h, targets = roots * h, roots * targets
-        penalty, transposed = self.log_penalty.exp(), h.transpose(-1, -2)
+    def of_values(self, features: Tensor, targets: Tensor) -> LastLayer:
+        """Weight and bias from values, by the normal equations."""
+        return self._layer(self._regressed(_with_one(features), targets)[0])
+
+    def _regressed(self, h: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The solution ``(T, D + 1, C)``, and what it leaves of the targets, ``(T, N, C)``."""
+        penalty, transposed = self.log_penalty.exp(), h.mT
         if h.shape[-2] <= h.shape[-1]:
             gram = h @ transposed + penalty * torch.eye(h.shape[-2], dtype=h.dtype, device=h.device)
-            solution = transposed @ torch.linalg.solve(gram, targets)
-        else:
-            gram = transposed @ h + penalty * torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
-            solution = torch.linalg.solve(gram, transposed @ targets)
-        rows = self.log_scale.exp() * solution.transpose(-1, -2)
+            dual = torch.linalg.solve(gram, targets)
+            return transposed @ dual, penalty * dual
+        gram = transposed @ h + penalty * torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
+        solution = torch.linalg.solve(gram, transposed @ targets)
+        return solution, targets - h @ solution
+
+    def _layer(self, solution: Tensor) -> LastLayer:
+        rows = self.log_scale.exp() * solution.mT
         return LastLayer(rows[..., :-1], rows[..., -1])
+
+
+def _with_one(features: Tensor) -> Tensor:
+    return torch.cat([features, torch.ones_like(features[..., :1])], -1)
 
 
 BASE_LEARNERS: dict[str, type[BaseLearner]] = {

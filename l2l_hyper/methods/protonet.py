@@ -60,9 +60,9 @@ class ProtoNet(Method):
         features = self.network.head.in_features
         if options.distance == "cosine":
             self.network.read_unit_length()
-            self.prototype: BaseLearner = Cosine(features)
+            self.prototype: BaseLearner = Cosine(features, published=True)
         else:
-            self.prototype = Prototype(features, bounded=False).requires_grad_(options.temperature == "learned")
+            self.prototype = Prototype(features, published=True).requires_grad_(options.temperature == "learned")
         self.linear_map = linear_map(features) if options.linear_map else None
 
     def adapt(self, support: SupportSet) -> Adapted:
