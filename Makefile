@@ -2,14 +2,15 @@
 # Everything lives in .venv, which the first target that needs it builds, and later ones re-use.
 
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 UV := $(BIN)/uv
-INSTALLED := .venv/.installed
+INSTALLED := $(VENV)/.installed
 SCRIPTS := .venv/learn2learn-0.2.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint types doctest clean
+.PHONY: help install demo test lint types doctest docs dist clean
 
 help:
 	@echo "make install   build the environment in .venv (PYTHON=python3.12 names another Python than python3)"
@@ -18,16 +19,20 @@ help:
 	@echo "make lint      check style and formatting with ruff"
 	@echo "make types     check types with mypy"
 	@echo "make doctest   run the examples in the docstrings"
+	@echo "make docs      build the documentation into build/site, and run its notebooks"
+	@echo "make dist      build wheel and sdist into build/dist, and try the wheel"
 	@echo "make clean     remove .venv and what the tools cached; runs/ stays"
 
 install: $(INSTALLED)
-	@echo "installed: .venv is ready ($$($(BIN)/python --version))"
+	@echo "installed: $(VENV) is ready ($$($(BIN)/python --version))"
 
 demo: $(INSTALLED)
 	$(BIN)/l2l-hyper compare --preset benchmarks/presets/demo.toml --out runs/demo
 
+# Some of the tests start processes of their own, each of which would compile torch where bytecode is not kept.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(INSTALLED) $(SCRIPTS)/.fetched
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
@@ -40,12 +45,24 @@ types: $(INSTALLED)
 doctest: $(INSTALLED)
 	$(BIN)/python -m pytest --doctest-modules l2l_hyper $(addprefix --ignore=l2l_hyper/,lightning.py optim.py tasks.py)
 
+# The networks of the notebooks are too small for a second thread.
+docs: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --quiet --fail-on-warning --jobs 2 docs build/site
+
+# What is declared to be needed is installed by `make install`; here the files have to be all there.
+dist: $(INSTALLED)
+	rm -rf build/dist build/fresh build/fresh-run
+	$(UV) build --quiet --out-dir build/dist
+	$(UV) pip install --quiet --no-deps --target build/fresh build/dist/*.whl
+	cd build/fresh && $(abspath $(BIN))/python -m l2l_hyper compare --methods protonet --channels 4 --iterations 1 \
+	    --validation-episodes 2 --test-episodes 2 --out ../fresh-run
+
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 
 # uv reads in pyproject.toml how learn2learn has to be compiled.
 $(INSTALLED): setup.cfg pyproject.toml | $(UV)
-	@echo "install: l2l_hyper and what it needs, into .venv; the first time this downloads about 3 GB"
+	@echo "install: l2l_hyper and what it needs, into $(VENV); the first time this downloads about 3 GB"
 	@echo "         (PyTorch, mostly) and compiles learn2learn, which takes a few minutes"
 	$(UV) pip install --python $(BIN)/python --editable '.[dev]'
 	@touch $@
@@ -77,7 +94,7 @@ $(UV):
 	@$(PYTHON) -c 'import os, sys, sysconfig; header = os.path.join(sysconfig.get_paths()["include"], "Python.h"); \
 	sys.exit(0 if os.path.exists(header) else "install: no " + header + ", and learn2learn is compiled here; \
 	install the headers of your Python (apt install python3-dev)")'
-	@echo "install: a virtual environment in .venv with $$($(PYTHON) --version), and uv to fill it"
-	@$(PYTHON) -m venv --clear --without-pip .venv
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .venv/uv uv
+	@echo "install: a virtual environment in $(VENV) with $$($(PYTHON) --version), and uv to fill it"
+	@$(PYTHON) -m venv --clear --without-pip $(VENV)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(VENV)/uv uv
 	@ln -sf ../uv/bin/uv $@

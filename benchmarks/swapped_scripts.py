@@ -1,9 +1,10 @@
 """Run a script of learn2learn as it is and with its line swapped, record what it prints, and plot all that is recorded.
 
-    python benchmarks/swapped_scripts.py vision/maml_omniglot.py --data-root ~/data num_iterations=300
+    python benchmarks/swapped_scripts.py vision/maml_omniglot.py --data-root ~/data num_iterations=300 cuda=0
 
-The scripts are those that `make test` downloads into .venv; the ``main`` of one gets the arguments that follow.  A run
-with a record is not repeated.  Where no data set is to be had, `python tests/ondisk.py DIR` draws small ones.
+Nothing is downloaded.  The scripts are those that `make test` downloads into .venv; the ``main`` of one gets the
+arguments that follow.  A run with a record is not repeated.  Where no data set is to be had,
+`python tests/ondisk.py DIR` draws small ones.
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ CURVES = dict.fromkeys(SWAPS, VALIDATION) | {
 
 def source(script: str, form: str) -> str:
     """The script's text; swapped, with ``import l2l_hyper`` put below the import of learn2learn."""
+    if not EXAMPLES.is_dir():
+        sys.exit(f"expected learn2learn's scripts in {EXAMPLES}: `make test` downloads them, once")
     text = (EXAMPLES / script).read_text(encoding="utf-8")
     if form == "swapped":
         pattern, replacement = SWAPS[script]
@@ -137,19 +140,19 @@ def show(script: str, form: str, arguments: dict[str, Any], data_root: Path) -> 
     folders = [CHERRY] * (script in NEEDS_CHERRY) + [EXAMPLES / "rl", Path(__file__).parent, ROOT]
     call = f"import swapped_scripts as s; s.execute({script!r}, {form!r}, {arguments!r})"
     printed = []
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory() as home, tempfile.TemporaryFile("w+") as errors:
         Path(home, "data").symlink_to(data_root.expanduser().resolve())
         env = os.environ | {"HOME": home, "PYTHONPATH": os.pathsep.join(map(str, folders))}
         command = [sys.executable, "-u", "-W", "ignore", "-c", call]
-        with subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        ) as process:
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 printed.append(line)
                 print(line, end="", flush=True)
+        errors.seek(0)
+        reason = (errors.read().splitlines() or ["no message"])[-1]
     if process.returncode:
-        sys.exit(f"expected {script} to end well, got exit status {process.returncode}; on its own: {call}")
+        sys.exit(f"expected {script} to end well, got exit status {process.returncode} ({reason})")
     return "".join(printed)
 
 

@@ -1,20 +1,27 @@
-"""The Python blocks of the README and of docs/, run page by page from top to bottom; and the formulas of methods.md."""
+"""The code blocks of the README and of docs/, run page by page from top to bottom; the formulas of methods.md."""
 
 from __future__ import annotations
 
 import csv
+import importlib.util
+import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import l2l_hyper
+from l2l_hyper import cli
 from l2l_hyper._learn2learn import learn2learn
 from l2l_hyper.backbones import BACKBONES
 from l2l_hyper.data import METRICS, TASKSETS, SupportSet
+from l2l_hyper.experiment.plan import SETTINGS, from_flags, make_plan, merged, read_preset
 from l2l_hyper.experiment.records import read_records
 from l2l_hyper.methods import METHODS, HyperAdapter, Options
 from l2l_hyper.report import summarize
@@ -25,21 +32,85 @@ CIFARFS = ROOT / "benchmarks" / "results" / "cifarfs"
 RUN_ELSEWHERE = {"lightning.md": "test_lightning.py"}  # scripts with arguments, and the test that runs each page's
 
 
-def blocks(page: Path) -> list[tuple[int, str]]:
-    """Line number and source of each block."""
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+COMMAND = re.compile(r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*((?:l2l-hyper|make|python|torchrun) .*)", re.M)
+
+
+def blocks(page: Path) -> list[tuple[int, str, str]]:
+    """Line number, language and source of each block that is run: python, and sh."""
     text = page.read_text(encoding="utf-8")
-    return [(text.count("\n", 0, m.start(1)), m[1]) for m in re.finditer(r"^```python\n(.*?)^```$", text, re.M | re.S)]
+    found = [(text.count("\n", 0, m.start(2)), m[1], m[2]) for m in FENCE.finditer(text)]
+    return [block for block in found if block[1] in ("python", "sh")]
 
 
+def commands(source: str) -> list[list[str]]:
+    """The commands of this project in a shell, as lists of words."""
+    return [shlex.split(line, comments=True) for line in COMMAND.findall(source.replace("\\\n", " "))]
+
+
+# submitit's debug executor, in distributed.md, leaves its logs open.
+@pytest.mark.filterwarnings("ignore:unclosed file.*DEBUG_:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:.*DEBUG_:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p.name not in RUN_ELSEWHERE], ids=lambda p: p.name)
 def test_code_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of a shell's commands, those that are ``l2l-hyper``; the others install, or are run by CI as they are."""
     learn2learn()  # whose import prints and warns
     monkeypatch.chdir(tmp_path)
     for registry in (METHODS, BACKBONES, TASKSETS, METRICS):  # what a page registers is forgotten after it
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     namespace: dict[str, object] = {"__name__": "__main__"}
-    for line, source in blocks(page):
-        exec(compile("\n" * line + source, str(page), "exec"), namespace)
+    for line, language, source in blocks(page):
+        if language == "python":
+            exec(compile("\n" * line + source, str(page), "exec"), namespace)
+        else:
+            for command in (c[1:] for c in commands(source) if c[0] == "l2l-hyper"):
+                with pytest.raises(SystemExit) as ended:
+                    cli.main(command)
+                assert not ended.value.code, command
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks" / "README.md"], ids=lambda p: p.name)
+def test_commands_exist(page: Path) -> None:
+    """Commands, flags, settings, presets, targets and files, also of those that take hours or a GPU."""
+    text = page.read_text(encoding="utf-8")
+    files = re.findall(r"\b(?:benchmarks|l2l_hyper|tests)/[\w/.-]+\.(?:md|png|py|toml|txt)\b", text)
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    shells = [m[2] for m in FENCE.finditer(text) if m[1] in ("", "console", "sh")]
+    shells += re.findall(r"^(?: {4}.*\n)+", FENCE.sub("", text), re.M)
+    for program, *words in commands("\n".join(shells)):
+        if program == "torchrun":
+            assert words[2:4] == ["-m", "l2l_hyper"]
+            program, words = "l2l-hyper", words[4:]
+        if program == "make":
+            targets = re.search(r"\.PHONY: (.*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+            assert targets and {word for word in words if "=" not in word} <= set(targets[1].split())
+        elif program == "python" and words[0] == "-m":
+            assert importlib.util.find_spec(words[1])
+        elif program == "python" and words[0] != "-c":
+            assert (ROOT / words[0]).exists()
+        elif program == "l2l-hyper":
+            check_command(words)
+
+
+def check_command(words: list[str]) -> None:
+    group = typer.main.get_command(cli.app)
+    if words[0].startswith("-"):
+        return
+    context = group.commands[words[0]].make_context(words[0], list(words[1:]))  # type: ignore[attr-defined]
+    preset = context.params.get("preset")
+    if preset is not None and preset.parts[0] == "benchmarks":
+        preset = read_preset(ROOT / preset)
+    flags = from_flags({name: value for name, value in context.params.items() if name in SETTINGS})
+    make_plan(merged(preset if isinstance(preset, dict) else {}, flags))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebooks_are_kept_with_their_outputs(path: Path) -> None:
+    """As GitHub shows them; `make docs` runs them."""
+    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert outputs and all(o["output_type"] != "error" and o.get("name") != "stderr" for o in outputs)
 
 
 @pytest.mark.parametrize(("page", "test"), RUN_ELSEWHERE.items())
@@ -57,11 +128,11 @@ def test_every_method_is_in_the_table_of_methods() -> None:
     assert [name for name in builtin if f"| `{name}` |" not in text] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
-    assert [link for link in links if not (page.parent / link).exists()] == []
+def test_price_of_the_swap() -> None:
+    model = learn2learn().vision.models.CNN4(output_size=5, hidden_size=32)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for learned in (model, l2l_hyper.HyperAdapter(model)):
+        assert f"{sum(p.numel() for p in learned.parameters()):,}" in text
 
 
 def interval(mean: float, half_width: float, sign: str = "") -> str:
@@ -145,11 +216,16 @@ def test_hyper_adapter_is_what_the_page_says(labels: list[int]) -> None:
     shots = one_hot.sum(0).unsqueeze(1)
     mean = torch.stack([h[y == k].mean(0) for k in range(3)])
     m, lam, psi = base.mean, base.log_precision.exp(), base.log_ratio.exp()
+    unequal = len(set(shots.flatten().tolist())) > 1
+    alpha = (lam * (h - mean[y]) ** 2).sum() / (7 * (6 - 3))
+    if unequal:
+        psi_hat = (lam * mean.var(0)).sum() / (7 * alpha) - (1 / shots).mean()
+        psi = psi * psi_hat / psi.mean()
+        m = (shots * psi / (shots * psi + 1) * mean).sum(0) / (shots * psi / (shots * psi + 1)).sum(0)
     r = shots * psi / (shots * psi + 1)
     v, c = 1 + r / shots, m + r * (mean - m)
     w, b, quadratic = 2 * lam * c / v, -(lam * c**2 / v).sum(1), torch.zeros(3, 7).double()
-    if len(set(shots.flatten().tolist())) > 1:
-        alpha = (lam * (h - mean[y]) ** 2).sum() / (7 * (6 - 3))
+    if unequal:
         size, precision = alpha * v.log().sum(1), lam / v
         b, quadratic = b - (size - size.mean()), -(precision - precision.mean(0))
     p = (h @ w.T + b + h**2 @ quadratic.T).softmax(1)

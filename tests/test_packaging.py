@@ -24,12 +24,18 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-def test_import_is_quiet_and_light() -> None:
-    """Nothing is printed, and nothing is imported but torch, what torch imports, and the standard library."""
+def test_import_is_quiet_light_and_quick() -> None:
+    """Nothing is printed, nothing is imported but torch, what torch imports, and the standard library.
+
+    And beside importing torch, which takes seconds, importing the package and its learners is not noticed.
+    """
     done = python(
-        "import sys, torch; before = set(sys.modules); import l2l_hyper; new = set(sys.modules) - before\n"
+        "import sys, time; start = time.perf_counter(); import torch; before = set(sys.modules)\n"
+        "middle = time.perf_counter(); import l2l_hyper; new = set(sys.modules) - before\n"
+        "l2l_hyper.HyperAdapter; end = time.perf_counter()\n"
         "roots = {name.split('.')[0] for name in new} - sys.stdlib_module_names\n"
-        "sys.exit(0 if roots == {'l2l_hyper'} else f'also imported: {sorted(roots)}')"
+        "if roots != {'l2l_hyper'}:\n    sys.exit(f'also imported: {sorted(roots)}')\n"
+        "if end - middle > 0.25 * (middle - start):\n    sys.exit(f'takes {end - middle} s')"
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     done = python("import sys, l2l_hyper; print(*sys.modules)")
@@ -47,16 +53,6 @@ def test_import_is_quiet_and_light() -> None:
     }
     assert heavy.isdisjoint(done.stdout.split())
     assert done.stderr == ""
-
-
-def test_import_takes_no_longer_than_torch() -> None:
-    """Beside importing torch, which takes seconds, importing the package and its learners is not noticed."""
-    done = python(
-        "import time; start = time.perf_counter(); import torch; middle = time.perf_counter()\n"
-        "import l2l_hyper; l2l_hyper.HyperAdapter; print(middle - start, time.perf_counter() - middle)"
-    )
-    of_torch, beyond = map(float, done.stdout.split())
-    assert beyond < 0.25 * of_torch
 
 
 def test_public_names_are_there_when_asked_for() -> None:
@@ -95,6 +91,7 @@ def test_version_is_told_the_same_everywhere() -> None:
     version = l2l_hyper.__version__
     assert importlib.metadata.version("l2l-hyper") == version
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"version = {{{version}}}" in (ROOT / "docs" / "citation.md").read_text(encoding="utf-8")
     assert version in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
