@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -154,14 +155,11 @@ def hierarchical_bootstrap(
         raise ValueError(f"a hierarchical bootstrap needs two seeds and two episodes or more, got shape {table.shape}")
     mean, of_seeds = float(table.mean()), table.mean(axis=1)
     widened = table + (math.sqrt(seeds / (seeds - 1)) - 1) * (of_seeds - mean)[:, None]
-    random = np.random.default_rng(seed)
-
-    def resampled_mean() -> float:
-        rows, columns = random.integers(seeds, size=seeds), random.integers(episodes, size=episodes)
-        return float(widened[rows].mean(axis=0)[columns].mean())
-
+    of_seeds_drawn, of_episodes_drawn = _resamples(seeds, episodes, resamples, seed)
+    sums = np.concatenate([part @ widened.T for part in np.array_split(of_episodes_drawn, 1 + table.size // 1000)])
+    means = (of_seeds_drawn * sums).sum(axis=1) / table.size
     between = float(of_seeds.var(ddof=1)) / seeds
-    variance = max(float(np.var([resampled_mean() for _ in range(resamples)], ddof=1)), between)
+    variance = max(float(means.var(ddof=1)), between)
     if variance == 0:
         return _student(mean, 0.0, 1, confidence)
     of_seeds_alone = between / variance  # no power of the variance itself, which may be too large or small for one
@@ -181,6 +179,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
         floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = floor
     return corrected
+
+
+@functools.lru_cache(maxsize=2)  # the same for all methods of a comparison
+def _resamples(seeds: int, episodes: int, resamples: int, seed: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """How often each resample draws every seed and every episode."""
+    random, rows, columns = np.random.default_rng(seed), [], []
+    for _ in range(resamples):
+        rows.append(np.bincount(random.integers(seeds, size=seeds), minlength=seeds).astype(np.uint16))
+        columns.append(np.bincount(random.integers(episodes, size=episodes), minlength=episodes).astype(np.uint16))
+    return np.stack(rows), np.stack(columns)
 
 
 def _table(values: ArrayLike) -> Array:

@@ -1,4 +1,4 @@
-"""What a report makes of records: summary, tables, figures and the files of a folder."""
+"""What a report makes of records: summary, tables, the page and the files of a folder."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import csv
 import dataclasses
 import io
 import re
+import shutil
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,18 @@ from helpers_records import EXPERIMENT, records
 from rich.console import Console
 
 from l2l_hyper import report
+from l2l_hyper.cli import main
 from l2l_hyper.errors import InputError
-from l2l_hyper.experiment.records import MetricInfo, Record, ScoresAtShots, read_records, write_record
-from l2l_hyper.report.plots import render
-from l2l_hyper.report.tables import notes
+from l2l_hyper.experiment.records import (
+    ControlScores,
+    MetricInfo,
+    Record,
+    ScoresAtShots,
+    read_records,
+    write_record,
+)
+from l2l_hyper.report import write
+from l2l_hyper.report.columns import columns, describe, notes
 from l2l_hyper.statistics import hierarchical_bootstrap, paired_difference
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
@@ -69,8 +79,9 @@ def test_from_three_seeds_on_intervals_are_over_seeds_and_episodes():
     assert all(row.score_over_seeds for row in summary.rows) and ours.difference_over_seeds
     assert "over training seeds and the 40 test episodes" in notes(summary)[0]
     assert not any("over episodes alone" in note for note in notes(summary))
-    bars = report.accuracy_figure(summary).axes[0]
-    assert "over seeds and episodes" in bars.get_xlabel()
+    figure = report.accuracy_figure(summary)
+    bars = figure.axes[0]
+    assert "over seeds and episodes" in figure.legends[0].get_texts()[0].get_text()
     ends = bars.collections[-1].get_segments()[0][:, 0]  # the uppermost bar, which is of the first row
     assert ends[1] - ends[0] == pytest.approx(2 * 100 * ours.score.half_width)
 
@@ -116,6 +127,21 @@ def test_records_that_do_not_belong_together_are_refused():
         report.summarize([])
 
 
+def test_best_are_those_that_do_not_differ_from_the_best():
+    close = records(["protonet"], [0])[0]
+    run = dataclasses.replace(close.run, method="another")
+    wobbling = [score + (0.05 if i % 2 else -0.05) * (1 - score) for i, score in enumerate(close.result.scores)]
+    other = dataclasses.replace(close, run=run, result=dataclasses.replace(close.result, scores=wobbling))
+    summary = report.summarize([close, other, *records(["maml"], [0])])
+    p = paired_difference(close.scores, other.scores).p_value
+    assert p > 0.05 > paired_difference(close.scores, summary.rows[2].records[0].scores).p_value
+    assert [(row.method, row.best) for row in summary.rows[2:]] == [("maml", False)]
+    assert all(row.best for row in summary.rows[:2])
+    assert not report.summarize([close]).rows[0].best
+    worse_is_better = report.summarize(records(["maml", "protonet"], [0], metric=SQUARED_ERROR))
+    assert [row.method for row in worse_is_better.rows if row.best] == ["maml"]
+
+
 # tables
 
 
@@ -124,10 +150,10 @@ def test_tables_agree():
     ours = summary.rows[0]
     shown = f"{100 * ours.score.mean:.2f} ± {100 * ours.score.half_width:.2f}"
     markdown, latex = report.to_markdown(summary), report.to_latex(summary)
-    assert shown in markdown
-    assert shown.replace("±", r"$\pm$") in latex
+    assert f"**{shown}**" in markdown
+    assert rf"\bfseries {shown.replace('±', chr(92) + 'pm')}" in latex
     assert "HyperAdapter" in markdown and "HyperAdapter" in latex
-    assert "−" in markdown and "$-$" in latex and "−" not in latex.partition(r"\begin{tabular}")[2]
+    assert "−" in markdown and "−" not in latex
     rows = list(csv.DictReader(report.to_csv(summary).splitlines()))
     assert [row["method"] for row in rows] == ["hyper-adapter", "protonet", "maml"]
     assert float(rows[0]["accuracy"]) == pytest.approx(100 * ours.score.mean)
@@ -136,6 +162,93 @@ def test_tables_agree():
     assert float(rows[0]["loss"]) == pytest.approx(0.1)
     assert rows[1]["difference"] == rows[1]["p"] == ""
     assert "5-way 1-shot" in markdown and "fedcba987654" in markdown and "A processor" in markdown
+
+
+def with_costs(costs: dict[str, int | None]) -> report.Summary:
+    return report.summarize([r for method, n in costs.items() for r in records([method], multiply_adds_per_query=n)])
+
+
+def test_columns_that_say_nothing_are_left_out_with_their_notes():
+    same, none, differ = (
+        with_costs({"maml": n, "protonet": m}) for n, m in [(10**6,) * 2, (None,) * 2, (10**6, 2 * 10**9)]
+    )
+    for summary, shown in ((same, False), (none, False), (differ, True)):
+        tables = report.to_markdown(summary), report.to_latex(summary), report.to_html([summary], [])
+        assert {"Mops/query: millions" in table for table in tables} == {shown}
+        assert any(column.title == "Mops/query" for column in columns(summary)) == shown
+    assert "Mops/query 1.00" in describe(same)[-1] and "norm. support" in describe(same)[-1]
+    assert not any("Mops" in line for line in describe(none))
+    assert "2,000" in report.to_markdown(differ)
+    assert "multiply_adds_per_query" in report.to_csv(same) and "multiply_adds_per_query" not in report.to_csv(none)
+    (alone,) = report.summarize(records(["maml"], [0])).rows
+    assert "| norm." in report.to_markdown(report.summarize(list(alone.records)))
+
+
+LATEX = [shutil.which("pdflatex"), shutil.which("kpsewhich")]
+
+
+def test_latex_is_a_table_of_six_columns(tmp_path):
+    imagenet = dataclasses.replace(EXPERIMENT, tasksets="mini-imagenet")
+    found = [
+        dataclasses.replace(r, label=rf"{r.label} \x{{}}$_%&#^~<>[1]*|±“” Przewięźlikowski, 汉 Ærøskøbing")
+        for r in records(experiment=imagenet)
+    ]
+    latex = report.to_latex(report.summarize(found))
+    rows = [line for line in latex.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 4 and all(len(re.findall(r"(?<!\\)&", row)) == 5 for row in rows)
+    assert r"\caption{Accuracy on mini-imagenet, 5-way 1-shot" in latex and "40 test episodes" in latex
+    assert r"\usepackage{booktabs,siunitx}" in latex and r"\bfseries" in latex
+    if not all(LATEX) or not subprocess.run(["kpsewhich", "siunitx.sty"], capture_output=True, check=False).stdout:
+        pytest.skip("LaTeX with siunitx is not installed")
+    preamble = r"\documentclass{article}\usepackage{booktabs,siunitx}\begin{document}"
+    (tmp_path / "page.tex").write_text(preamble + latex + r"\end{document}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_controls_are_compared_with_the_method_on_the_same_episodes():
+    control = ControlScores(control="no residual", shots=1, scores=[0.5] * 10)
+    elsewhere = dataclasses.replace(control, shots=5)
+    found = records(["hyper-adapter"], [0, 1, 2], controls=[control, elsewhere]) + records(["protonet"])
+    own = np.stack([r.scores[:10] for r in found[:3]])
+    expected = hierarchical_bootstrap(np.full((3, 10), 0.5), own)
+    markdown = report.to_markdown(report.summarize(found))
+    cells = f"50.00 | {100 * expected.mean:+.2f} ± {100 * expected.half_width:.2f}".replace("-", "−")
+    (row,) = [line for line in markdown.splitlines() if "no residual" in line]
+    assert re.sub(" +", " ", row) == f"| HyperAdapter | no residual | 10 | {cells} |"
+    assert "Controls:" not in report.to_markdown(report.summarize(records()))
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(content)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_page_is_one_file_in_which_text_stays_text():
+    hostile = '<script>alert("1")</script><img src=x>'
+    found = [
+        dataclasses.replace(r, label=hostile, run=dataclasses.replace(r.run, options={hostile: hostile}))
+        for r in records()
+    ]
+    picture = report.Picture(b"<svg/>", hostile)
+    page = Page(report.to_html([report.summarize(found)], [picture]))
+    assert page.text.count(hostile) >= 3 and "script" not in {tag for tag, _ in page.tags}
+    assert [values["src"] for tag, values in page.tags if tag == "img"] == ["data:image/svg+xml;base64,PHN2Zy8+"]
+    assert not any("href" in values or values.get("src", "data:")[:5] != "data:" for _, values in page.tags)
+    for shown in ("l2l-hyper compare --out runs", "A processor", "test_episodes", "95 % interval"):
+        assert shown in page.text
 
 
 def test_a_metric_that_is_no_share_and_better_when_lower():
@@ -149,13 +262,13 @@ def test_a_metric_that_is_no_share_and_better_when_lower():
     rows = list(csv.DictReader(report.to_csv(summary).splitlines()))
     assert float(rows[0]["squared_error"]) == pytest.approx(summary.rows[0].score.mean)
     accuracy = report.accuracy_figure(summary).axes[0]
-    assert accuracy.get_xlabel().startswith("test squared error\nbars") and "chance" not in accuracy.get_title()
+    assert accuracy.get_xlabel() == "mean test squared error" and "chance" not in accuracy.figure.get_suptitle()
 
 
 def test_a_loss_that_is_not_finite_is_not_printed():
     summary = report.summarize(records(["maml"], [0], losses=[None] * 40))
     assert summary.rows[0].loss is None
-    assert list(csv.DictReader(report.to_csv(summary).splitlines()))[0]["loss"] == ""
+    assert "loss" not in list(csv.DictReader(report.to_csv(summary).splitlines()))[0]
 
 
 @pytest.mark.parametrize("width", [80, 100, 140, 200])
@@ -166,7 +279,7 @@ def test_nothing_is_cut_off_on_the_screen(width):
     text = console.export_text()
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
-    for title in ("accuracy %", "difference", "over seeds", "loss", "adapt ms", "params"):
+    for title in ("accuracy %", "difference", "seeds", "over seeds", "adapt ms 1.5"):
         assert title in text
 
 
@@ -196,26 +309,6 @@ def test_the_backbone_is_described_by_what_it_has():
     )
 
 
-# figures
-
-
-def test_figures_hold_every_method():
-    summary = report.summarize(records())
-    accuracy = report.accuracy_figure(summary).axes[0]
-    assert [label.get_text() for label in accuracy.get_yticklabels()] == ["MAML", "ProtoNet", "HyperAdapter"]
-    episodes, seconds = report.learning_curves_figure(summary).axes
-    assert [text.get_text() for text in seconds.get_legend().get_texts()] == ["HyperAdapter", "ProtoNet", "MAML"]
-    assert episodes.lines[0].get_xdata().tolist() == [100, 200, 300, 400]
-    # Seed 0 was looked at after 2, 4, 6, 8 seconds, seed 1 a second later: both are known from 3 to 8.
-    assert seconds.lines[0].get_xdata().tolist() == [3, 4, 5, 6, 7, 8]
-    assert seconds.lines[0].get_ydata()[0] == pytest.approx((30 + 20) / 2)
-
-
-def test_runs_without_validation_curves_can_be_drawn():
-    summary = report.summarize(records(["maml"], [0], validation=[]))
-    assert render(report.learning_curves_figure(summary), "png").startswith(b"\x89PNG")
-
-
 # folders
 
 
@@ -226,17 +319,21 @@ def test_report_writes_everything_and_the_same_again(tmp_path):
     assert "HyperAdapter" in console.export_text()
     first = contents(tmp_path)
     report.write_report(tmp_path)
-    names = {"results.md", "results.csv", "results.tex", "accuracy.png", "accuracy.pdf", "learning_curves.png"}
+    names = {f"results.{form}" for form in ("html", "md", "csv", "tex")}
+    names |= {f"{figure}.{form}" for figure in ("accuracy", "learning_curves") for form in ("png", "pdf")}
     assert names == {name for name in first if "/" not in name}
     assert contents(tmp_path) == first
     assert first["accuracy.pdf"].startswith(b"%PDF")
 
 
-def test_report_of_other_shots_stands_beside_the_first(tmp_path):
+def test_report_of_other_shots_stands_beside_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "render", lambda figure, form: form.encode())  # drawing takes longer than all the rest
     other = ScoresAtShots(shots=5, scores=[0.9] * 40, losses=[0.1] * 40, manifest={"hash": "5" * 16})
     experiment = dataclasses.replace(EXPERIMENT, test_shots=(1, 5))
     report.write_report(folder(tmp_path, records(experiment=experiment, other_shots=[other])))
     first = contents(tmp_path)
+    assert first["shots.pdf"] == b"pdf"
+    assert all(f"5-way {shots}-shot, 15 queries" in first["results.html"].decode() for shots in (1, 5))
     summary = report.write_report(tmp_path, shots=5)
     assert summary.experiment.shots == 5
     assert [row.score.mean for row in summary.rows] == pytest.approx([0.9] * 3)
@@ -252,6 +349,18 @@ def test_report_of_other_shots_stands_beside_the_first(tmp_path):
     assert contents(tmp_path) == both
     with pytest.raises(InputError, match="was tested with, 1, 5, got 2"):
         report.write_report(tmp_path, shots=2)
+
+
+def test_report_over_networks_has_a_figure_of_their_costs(tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "render", lambda figure, form: form.encode())
+    for channels in (8, 64):
+        experiment = dataclasses.replace(EXPERIMENT, channels=channels)
+        folder(tmp_path / str(channels), records(experiment=experiment, multiply_adds_per_query=channels**2 * 1000))
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(tmp_path / "64"), "--networks", str(tmp_path / "8")])
+    assert not end.value.code
+    assert {"cost.png", "cost.pdf"} <= contents(tmp_path / "64").keys()
+    assert "a curve over networks" in (tmp_path / "64" / "results.html").read_text()
 
 
 def test_report_needs_records(tmp_path):
@@ -272,9 +381,9 @@ def test_recorded_results_give_the_tables_beside_them(written):
     for old, new in zip(table, csv.DictReader(io.StringIO(report.to_csv(summary))), strict=True):
         for name, value in old.items():
             try:
-                assert float(new[name]) == pytest.approx(float(value), rel=1e-9), name
+                assert float(new.get(name, "")) == pytest.approx(float(value), rel=1e-9), name
             except ValueError:
-                assert new[name] == value, name
+                assert new.get(name, "") == value, name
 
 
 def test_statistics_do_not_wait_for_matplotlib():

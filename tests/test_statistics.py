@@ -175,3 +175,16 @@ def test_holm():
 def test_no_scores_are_refused():
     with pytest.raises(ValueError, match="shape"):
         episode_interval(np.zeros((2, 0)))
+
+
+def test_bootstrap_is_what_resampling_one_by_one_gives():
+    scores = np.random.default_rng(3).normal(0.6, 0.1, (3, 50)) + [[0.02], [0.0], [-0.03]]
+    random, widened = (
+        np.random.default_rng(0),
+        scores + (np.sqrt(3 / 2) - 1) * (scores.mean(1) - scores.mean())[:, None],
+    )
+    means = [widened[random.integers(3, size=3)][:, random.integers(50, size=50)].mean() for _ in range(500)]
+    variance, between = np.var(means, ddof=1), scores.mean(1).var(ddof=1) / 3
+    freedom = 1 / ((between / variance) ** 2 / 2 + (1 - between / variance) ** 2 / 49)
+    interval = hierarchical_bootstrap(scores, resamples=500)
+    assert interval.half_width == pytest.approx(stats.t.ppf(0.975, freedom) * np.sqrt(variance), rel=1e-12)

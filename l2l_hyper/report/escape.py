@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import html
 import re
+import textwrap
 
 from rich.console import Console
 from rich.text import Text
 
 from ..terminal import one_line, spelled
 
-__all__ = ["for_csv", "for_latex", "for_markdown", "for_plot", "for_screen"]
+__all__ = ["for_csv", "for_html", "for_latex", "for_markdown", "for_plot", "for_screen"]
 
-_LONGEST_IN_PLOT = 60  # characters
-# What the table of tabulate does not do: symbols of this package, and what LaTeX would read as an argument of "\\".
-_LATEX = {"±": r"$\pm$", "−": "$-$", "–": "--", r"\ensuremath{<}": "$<$", "[": "{[}", "*": "{*}", "|": r"\textbar{}"}
+_LATEX = {
+    **{character: f"\\{character}" for character in "{}$&#_%"},
+    **{"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "|": r"\textbar{}"},
+    **{
+        "≥": r"$\geq$",
+        "<": "$<$",
+        ">": "$>$",
+        "±": r"$\pm$",
+        "−": "$-$",
+        "×": r"$\times$",
+        "–": "--",
+        "…": r"\ldots{}",
+    },
+    **{"[": "{[}", "*": "{*}"},  # which would be arguments of "\\"
+}
+_LETTERS = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõöøùúûüýÿ"
 
 
 def for_markdown(text: str) -> str:
@@ -28,15 +43,23 @@ def for_markdown(text: str) -> str:
     return re.sub(r"^([#>]|[-+](?=\s)|\d(?=\d*[.)]\s))", lambda found: f"&#{ord(found[0])};", escaped)
 
 
-def for_latex(table: str) -> str:
-    """A table that tabulate has escaped, with what it leaves.
+def for_latex(text: str) -> str:
+    r"""The text within a paragraph or a cell of LaTeX, in letters that every font has.
 
-    >>> for_latex("[a] & 1 ± 2")
-    '{[}a] & 1 $\\\\pm$ 2'
+    >>> print(for_latex("50 % of [a_b] ± 1, Przewięźlikowski"))
+    50 \% of {[}a\_b] $\pm$ 1, Przewiezlikowski
     """
-    for text, command in _LATEX.items():
-        table = table.replace(text, command)
-    return table
+    plain = (c if c in _LATEX or c in _LETTERS else spelled(c, "ascii") for c in one_line(text))
+    return "".join(_LATEX.get(c, c) for c in "".join(plain))
+
+
+def for_html(value: object) -> str:
+    """The text within an element or an attribute of HTML.
+
+    >>> for_html('<a href="x">')
+    '&lt;a href=&quot;x&quot;&gt;'
+    """
+    return html.escape(one_line(str(value)))
 
 
 def for_csv(value: object) -> object:
@@ -56,12 +79,13 @@ def for_screen(text: str, console: Console) -> Text:
     return Text(spelled(one_line(text), console.encoding))
 
 
-def for_plot(text: str) -> str:
+def for_plot(text: str, width: int = 60) -> str:
     r"""The text of a label in a figure, where ``$`` begins no formula and a leading ``_`` hides nothing.
+
+    It has two lines of ``width`` characters at most.
 
     >>> print(for_plot("$\\frac{$"), for_plot("_protonet"))
     \$\frac{\$  _protonet
     """
-    line = one_line(text)
-    line = line if len(line) <= _LONGEST_IN_PLOT else f"{line[: _LONGEST_IN_PLOT - 1]}…"
-    return line.replace("$", r"\$") if not line.startswith("_") else f" {line}".replace("$", r"\$")
+    lines = textwrap.wrap(one_line(text), width, max_lines=2, placeholder="…") or [""]
+    return "\n".join(f" {line}" if line.startswith("_") else line for line in lines).replace("$", r"\$")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -25,11 +25,13 @@ from ..statistics import (
     seed_spread,
 )
 
-__all__ = ["SEEDS_FOR_INTERVAL", "Published", "Row", "Summary", "summarize"]
+__all__ = ["SEEDS_FOR_INTERVAL", "SIGNIFICANT", "Published", "Row", "Summary", "paired", "summarize"]
 
 DEFAULT_BASELINE = "protonet"
 SEEDS_FOR_INTERVAL = 3
 """From this many training seeds on, intervals and p-values are over seeds and episodes, not over episodes alone."""
+SIGNIFICANT = 0.05
+"""Below this p-value a difference is called significant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,8 @@ class Row:
         label: its name in tables.
         records: its runs, one per seed.
         normalization: the statistics that its normalization layers used.
+        best: whether it is the best of several, or does not differ from the best significantly: in a test as that of
+            ``difference``, but with the best, corrected by Holm as well.
         score: mean and 95 % interval over the test episodes, from three seeds on over seeds and episodes.
         spread: how far the training seeds lie apart.
         difference: paired with the baseline over episodes, of the seeds that both have (of all, where they have none in
@@ -76,6 +80,7 @@ class Row:
     label: str
     records: tuple[Record, ...]
     normalization: str
+    best: bool
     score: Interval
     spread: SeedSpread
     difference: PairedDifference | None
@@ -145,7 +150,8 @@ def summarize(records: Sequence[Record], baseline: str | None = None) -> Summary
     compared = [method for method in methods if baseline is not None and method != baseline]
     differences = {method: _difference(methods[method], methods[str(baseline)]) for method in compared}
     corrected = dict(zip(compared, holm([differences[method][0].p_value for method in compared]), strict=True))
-    first = records[0]
+    first, metric = records[0], records[0].result.metric
+    best = _best(methods, 1 if metric.higher_is_better else -1)
     published = {figure.method: figure for figure in _published(first)}
     rows = []
     for method, group in methods.items():
@@ -155,6 +161,7 @@ def summarize(records: Sequence[Record], baseline: str | None = None) -> Summary
             label=group[0].label,
             records=tuple(group),
             normalization=", ".join(sorted({record.result.normalization for record in group})),
+            best=method in best,
             score=_score(group),
             spread=seed_spread(_scores(group)),
             difference=difference,
@@ -172,7 +179,6 @@ def summarize(records: Sequence[Record], baseline: str | None = None) -> Summary
             published=published.get(method),
         )
         rows.append(row)
-    metric = first.result.metric
     return Summary(
         experiment=first.run.experiment,
         metric=metric,
@@ -182,6 +188,13 @@ def summarize(records: Sequence[Record], baseline: str | None = None) -> Summary
         commits=tuple(dict.fromkeys(_commit(record) for record in records)),
         machines=tuple(dict.fromkeys(_machine(record) for record in records)),
     )
+
+
+def paired(ours: Sequence[Any], theirs: Sequence[Any]) -> tuple[PairedDifference, bool]:
+    """The difference of scores of the same seeds and episodes, and whether it is over seeds and episodes."""
+    if len(ours) >= SEEDS_FOR_INTERVAL:
+        return hierarchical_bootstrap(ours, theirs), True
+    return paired_difference(ours, theirs), False
 
 
 def _by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -233,9 +246,14 @@ def _common(group: Sequence[Record], baseline: Sequence[Record]) -> tuple[list[A
 def _difference(group: Sequence[Record], baseline: Sequence[Record]) -> tuple[PairedDifference, bool]:
     """The difference, and whether it is over seeds and episodes."""
     ours, theirs = _common(group, baseline)
-    if len(ours) >= SEEDS_FOR_INTERVAL:
-        return hierarchical_bootstrap(ours, theirs), True
-    return paired_difference(*((ours, theirs) if ours else (_scores(group), _scores(baseline)))), False
+    return paired(ours, theirs) if ours else (paired_difference(_scores(group), _scores(baseline)), False)
+
+
+def _best(methods: Mapping[str, Sequence[Record]], sign: int) -> set[str]:
+    """The best of several methods, and those that do not differ from it significantly."""
+    top, *others = sorted(methods, key=lambda method: -sign * float(np.mean(_scores(methods[method]))))
+    p_values = holm([_difference(methods[other], methods[top])[0].p_value for other in others])
+    return {top, *(m for m, p in zip(others, p_values, strict=True) if not p < SIGNIFICANT)} if others else set()
 
 
 def _over_common_seeds(group: Sequence[Record], baseline: Sequence[Record]) -> Interval | None:
