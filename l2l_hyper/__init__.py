@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .backbones import register_backbone
     from .bridge import HyperAdapter, HyperSGD
     from .data import register_metric, register_tasksets
-    from .experiment import compare, evaluate, train
+    from .experiment import compare, evaluate, load, train
     from .functional import EpisodicBatchNorm, convert_norm
     from .hypernet import HyperNetwork
     from .methods import register_method
@@ -28,6 +28,7 @@ __all__ = [
     "compare",
     "convert_norm",
     "evaluate",
+    "load",
     "register_backbone",
     "register_method",
     "register_metric",
@@ -44,6 +45,7 @@ _WHERE = {
     "compare": "experiment",
     "convert_norm": "functional",
     "evaluate": "experiment",
+    "load": "experiment",
     "register_backbone": "backbones",
     "register_method": "methods",
     "register_metric": "data",

@@ -1,13 +1,14 @@
-"""The command line `l2l-hyper`: compare, report, sweep, list."""
+"""The command line `l2l-hyper`: compare, report, sweep, evaluate, predict, data, list."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(pretty_exceptions_enable=False)
 
 # click's UsageError, which typer takes from click or from its own copy of it, depending on its version
 _UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
@@ -86,15 +87,20 @@ def root(context: typer.Context, version: Version = False) -> None:
         typer.echo(context.get_help())
 
 
-def _with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one flag per setting; texts stay texts, which the settings themselves read and check."""
+def _with_settings(*names: str, defaults: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one flag per setting; texts stay texts, which the settings themselves read and check.
+
+    Args:
+        names: of the settings.
+        defaults: whether help shows the defaults of the settings.
+    """
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True)
         parameters = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
         for name in names:
             setting = SETTINGS[name]
-            shown = setting.default or False
+            shown = (defaults and setting.default) or False
             option = typer.Option(setting.flag, metavar=setting.form, help=setting.help, show_default=shown)
             kind = Annotated[list[str] | None if setting.is_table else str | None, option]  # type: ignore[valid-type]
             parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
@@ -110,8 +116,24 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
-Out = Annotated[Path, typer.Option(parser=_folder, metavar="DIR", help="For records, checkpoints, table and plots.")]
-Preset = Annotated[Path | None, typer.Option(metavar="FILE.toml", help="TOML file of defaults for these flags.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        parser=_folder, metavar="DIR", help="For records, trained weights (in checkpoints/), table and plots."
+    ),
+]
+OptionalOut = Annotated[
+    Path | None, typer.Option("--out", parser=_folder, metavar="DIR", help="For the record, table and plots, if kept.")
+]
+Checkpoint = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="Trained weights, OUT/checkpoints/METHOD-seedN.safetensors.")
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Import the code that the checkpoint names, as package.module:object.")
+]
+Preset = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="TOML file of defaults for these flags, or a record.")
+]
 
 
 @app.command()
@@ -146,22 +168,28 @@ def report(
     *,
     folder: Annotated[Path, typer.Argument(parser=_folder, metavar="DIR", help="The --out of a comparison.")],
     shots: Annotated[int | None, typer.Option(help="Shots of the table, one of the comparison's --test-shots.")] = None,
+    networks: Annotated[
+        list[Path] | None,
+        typer.Option(parser=_folder, metavar="DIR", help="The same with another network, for accuracy against cost."),
+    ] = None,
     **flags: Any,
 ) -> None:
-    """Print the table of a comparison and write it as Markdown, CSV, LaTeX and plots."""
+    """Print the table of a comparison and write it as a page, Markdown, CSV, LaTeX and figures."""
     if not (folder / "records").is_dir():
         raise InputError(f"expected a folder with records, got {folder}: try the --out of `l2l-hyper compare`")
     from .report import write_report
 
     with raised():
-        write_report(folder, _screen(), baseline=flags["baseline"], shots=shots)
+        write_report(folder, _screen(), baseline=flags["baseline"], shots=shots, networks=networks or ())
 
 
 @app.command()
 @_with_settings("methods", "seeds", "data_root", "device", "memory_limit")
 def sweep(
     *,
-    preset: Annotated[Path, typer.Argument(metavar="PRESET.toml", help="Preset with [sweep.METHOD] grids.")],
+    preset: Annotated[
+        Path, typer.Argument(metavar="PRESET.toml", help="Preset with grids, a table sweep.METHOD for each method.")
+    ],
     out: Out,
     **flags: Any,
 ) -> None:
@@ -191,6 +219,113 @@ def sweep(
         if choice.at_edge:
             names = ", ".join(choice.at_edge)
             console.print(f"{choice.point.method}: best at the edge of {names}, widen the grid", markup=False)
+
+
+@app.command()
+@_with_settings(
+    *("tasksets", "tasksets_options", "ways", "shots", "test_shots", "queries", "test_episodes", "split_seed"),
+    *("metric", "data_root", "device", "memory_limit"),
+    defaults=False,
+)
+def evaluate(*, checkpoint: Checkpoint, out: OptionalOut = None, trust: Trust = False, **flags: Any) -> None:
+    """Test a trained checkpoint on the test tasks of any tasksets; what is not given is as in its training."""
+    from .experiment.trained import read_trained
+    from .experiment.transfer import record_of, transfer_plan
+
+    trained = read_trained(checkpoint, trust=trust)
+    plan = transfer_plan(trained, from_flags(flags))
+    _require_folders(plan, out, flags)
+
+    from .experiment.distributed import from_first, is_first
+    from .experiment.parts import Parts
+    from .experiment.records import write_record
+    from .experiment.runner import existing
+    from .report import print_summary, summarize, write_report
+
+    parts = Parts(plan, trains=False)
+    (run,) = plan.runs(parts.options)
+    with _session(plan, out) as (provenance, _):
+        if (record := existing(run, parts, out)) is None:
+            record = record_of(trained, checkpoint, parts, provenance)
+            if out is not None:
+                from_first(functools.partial(write_record, out, record))
+        if not is_first():
+            return
+    with raised():
+        if out is None:
+            print_summary(summarize([record]), _screen())
+        else:
+            write_report(out, _screen())
+
+
+@app.command()
+def predict(
+    *,
+    checkpoint: Checkpoint,
+    support: Annotated[Path, typer.Option(parser=_folder, metavar="DIR", help="Folder of one sub-folder per class.")],
+    query: Annotated[Path, typer.Option(parser=_folder, metavar="DIR", help="Folder of the files to classify.")],
+    out: Annotated[
+        Path | None, typer.Option(parser=_folder, metavar="DIR", help="For predictions.csv and a picture, if kept.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Device to compute on, such as cuda.")] = "cpu",
+    trust: Trust = False,
+) -> None:
+    """Classify your own files by a trained checkpoint, from a few examples of each class."""
+    from rich.table import Table
+
+    from .experiment.prediction import predict
+    from .experiment.trained import load
+    from .report.escape import for_screen
+    from .report.predictions import write_predictions
+
+    with raised():
+        found, screen = predict(load(checkpoint, device=device, trust=trust), support, query), _screen()
+        written = None if out is None else write_predictions(out, found)
+    table = Table("file", "predicted", "probability %", box=None, pad_edge=False, header_style="bold")
+    shares = (100 * found.probabilities.amax(-1)).tolist()
+    for path, name, share in zip(found.files, found.predicted, shares, strict=True):
+        table.add_row(for_screen(path.name, screen), for_screen(name, screen), f"{share:.1f}")
+    screen.print(table)
+    if written is not None:
+        screen.print(f"written to {out}: {', '.join(written)}", markup=False)
+
+
+@app.command()
+@_with_settings("data_root")
+def data(
+    *,
+    name: Annotated[
+        str | None, typer.Argument(metavar="TASKSETS", help="What to fetch; all are listed if left out.")
+    ] = None,
+    **flags: Any,
+) -> None:
+    """Fetch the data of tasksets by learn2learn's downloaders, or show what is there."""
+    from rich.table import Table
+
+    from .bridge.downloads import FROM, fetch, is_there
+    from .bridge.loaders import LOADERS
+    from .data import TASKSETS
+    from .report.escape import for_screen
+
+    root, screen = expanded(make_plan(from_flags(flags)).data_root).absolute(), _screen()
+    if name is None:
+        table = Table("tasksets", "there", "what", box=None, pad_edge=False, header_style="bold")
+        for known in TASKSETS:
+            there, what = "–", TASKSETS[known].summary
+            if known in LOADERS:
+                there, what = "yes" if is_there(known, root) else "no", f"{root}/ with {LOADERS[known].expects}"
+            table.add_row(known, there, for_screen(what, screen))
+        screen.print(table)
+    elif name not in LOADERS:
+        raise InputError(f"{name} is nothing to fetch: {TASKSETS[name].summary}; try one of {', '.join(LOADERS)}")
+    elif is_there(name, root):
+        screen.print(f"{name} is in {root}", markup=False)
+    else:
+        say = Console(stderr=True)
+        say.print(f"fetching {name} from {FROM[name]} into {root}", markup=False, soft_wrap=True)
+        with raised():
+            fetch(name, root)
+        screen.print(f"{name} is in {root}", markup=False)
 
 
 @app.command("list")
@@ -230,8 +365,9 @@ def _screen() -> Console:
     return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 
 
-def _require_folders(plan: Plan, out: Path, flags: dict[str, Any]) -> None:
+def _require_folders(plan: Plan, out: Path | None, flags: dict[str, Any]) -> None:
     """Tell what :func:`open_folder` would, before torch has loaded; and a data root that is not there."""
+    out = Path() if out is None else out
     try:
         there = next(path for path in (out, *out.parents) if path.exists())
     except OSError as error:
@@ -245,14 +381,14 @@ def _require_folders(plan: Plan, out: Path, flags: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _session(plan: Plan, out: Path) -> Iterator[tuple[Provenance, Console]]:
+def _session(plan: Plan, out: Path | None) -> Iterator[tuple[Provenance, Console]]:
     """Hold the folder, alone or with the other processes; what stops the block ends as one line on stderr."""
     from .experiment.distributed import ProcessLost, is_first, process_group
     from .experiment.folder import open_folder
     from .experiment.provenance import collect, public_command
 
     try:
-        with raised(), process_group(plan.device), open_folder(out, plan.experiment):
+        with raised(), process_group(plan.device), nullcontext() if out is None else open_folder(out, plan.experiment):
             yield collect(public_command(sys.argv[1:]), plan.device), Console(stderr=True, quiet=not is_first())
     except KeyboardInterrupt:  # where the signals are not caught, as in a program that calls this one
         raise Stopped(signal.SIGINT) from None

@@ -17,7 +17,7 @@ from l2l_hyper.errors import InputError
 from l2l_hyper.experiment import plan, progress, runner, sweep
 from l2l_hyper.experiment.config import Experiment
 from l2l_hyper.experiment.parts import Parts
-from l2l_hyper.experiment.records import MetricInfo, Point, Result
+from l2l_hyper.experiment.records import MetricInfo, Point, Result, read_records
 from l2l_hyper.experiment.training import Step
 from l2l_hyper.files import CannotWrite
 from l2l_hyper.report import write
@@ -146,16 +146,17 @@ def test_compare_passes_every_flag_on(fake, run, tmp_path):
         tasksets="omniglot", ways=20, shots=5, queries=3, train_ways=30, train_queries=6, train_seconds=1.5,
         meta_batch=2, validate_every=7, validation_episodes=8, test_episodes=9, split_seed=4,
         backbone="conv4", channels=32, normalization="transductive", metric="accuracy", precision="bfloat16",
-        backbone_options={"layers": 2, "pooled": True},
+        backbone_options={"layers": 2, "pooled": True}, tasksets_options={"rotations": False},
     )  # fmt: skip
     flags = [
         text
         for name, value in vars(expected).items()
-        if value is not None and name not in ("iterations", "backbone_options")
+        if value is not None and name not in ("iterations", "backbone_options", "tasksets_options")
         for text in (f"--{name.replace('_', '-')}", str(value).lower())
     ]
     options = ["--option", "maml.lr=1e-2", "--option", "maml.first_order=true", "--option", "maml.steps=10"]
     options += ["--backbone-option", "layers=2", "--backbone-option", "pooled=true"]
+    options += ["--tasksets-option", "rotations=false"]
     more = ["--methods", "maml", "--data-root", tmp_path / "data", "--device", "cpu"]
     code, _, log = run("compare", "--out", tmp_path / "out", *flags, *options, *more)
     assert code == 0, log
@@ -330,6 +331,15 @@ def test_presets_of_the_benchmarks_can_be_run(path):
     assert parts.grids if path.stem.startswith("sweep") else planned.runs(parts.options)
 
 
+def test_a_record_is_the_preset_of_its_run():
+    folder = PRESETS.parent / "results" / "omniglot-5way-1shot"
+    for record in read_records(folder):
+        planned = plan.make_plan(plan.read_preset(folder / "records" / f"{record.run.name}.json"))
+        assert planned.experiment == record.run.experiment
+        assert (planned.methods, planned.seeds) == ((record.run.method,), (record.run.seed,))
+        assert planned.options == {record.run.method: dict(record.run.options)}
+
+
 def test_help_tells_every_setting_with_its_default(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     code, screen, _ = run("compare", "--help")
@@ -499,16 +509,22 @@ def test_progress_away_from_a_terminal_is_a_line_now_and_then(monkeypatch):
 
     from rich.console import Console
 
-    now = [0.0]
+    now, validation = [0.0], Point(iteration=1, seconds=1.0, loss=0.1, score=0.1)
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     screen = StringIO()
-    with progress.RunProgress(Console(file=screen), "maml seed 0", train_seconds=100.0) as shown:
+    with progress.RunProgress(Console(file=screen, width=200), "maml seed 0", train_seconds=100.0, runs=3) as shown:
         for second in range(100):
             now[0] = float(second)
             shown(Step(second, 1, float(second), 0.5, 0.75, MetricInfo()))
-    lines = screen.getvalue().splitlines()
-    assert len(lines) == 3
-    assert lines[0] == "maml seed 0: iteration 30, 30 % of training, 30 s, loss 0.500, accuracy 75.00 %"
+            shown(Step(second, 1, float(second), 0.5, 0.75, MetricInfo(), validation))
+    assert screen.getvalue().splitlines() == [
+        "maml seed 0: about 100 s of training; 3 runs, if all take as long: 5 min",
+        *(
+            f"maml seed 0: iteration {i}, {i} % of training, {i} s, about {100 - i} s left, "
+            "loss 0.500, accuracy 75.00 %"
+            for i in (30, 60, 90)
+        ),
+    ]
 
 
 def test_progress_on_a_terminal_is_a_bar():

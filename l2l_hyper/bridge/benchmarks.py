@@ -40,6 +40,7 @@ OMNIGLOT = ImageBenchmark(
     read=functools.partial(read, "omniglot", LOADERS["omniglot"]),
     split=(1100, 100),
     rotations="class",
+    inverted=True,
 )
 MINI_IMAGENET = ImageBenchmark(
     name="mini-imagenet",

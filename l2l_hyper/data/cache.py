@@ -67,10 +67,21 @@ def user_cache() -> list[Path]:
 
 def cache_folders(root: Path) -> list[Path]:
     """Where images that are read from ``root`` are kept: there, or else in the user's cache."""
-    return [
-        root / "l2l_hyper",
-        *(folder / hashlib.sha256(str(root).encode()).hexdigest()[:12] for folder in user_cache()),
-    ]
+    return [root / "l2l_hyper", *cache_of(root)]
+
+
+def cache_of(folder: Path) -> list[Path]:
+    """Where images that are read from ``folder`` are kept in the user's cache."""
+    return [cache / hashlib.sha256(str(folder).encode()).hexdigest()[:12] for cache in user_cache()]
+
+
+def signature_of(files: Sequence[Path], folder: Path, recipe: str) -> str | None:
+    """A hash of the names, sizes and times of change of files in a folder; ``None`` where there are none."""
+    digest = hashlib.sha256(f"{recipe}\n".encode())
+    for path in files:
+        status = path.stat()
+        digest.update(f"{path.relative_to(folder)}\x1f{status.st_size}\x1f{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest() if files else None
 
 
 def stored(

@@ -86,6 +86,7 @@ GLYPHS = ImageBenchmark(
     name="glyphs",
     summary="letters and digits of many scripts typeset in matplotlib's fonts: 28x28, 342 classes, 20 images each",
     read=lambda root: [glyph_images()],
+    inverted=True,
 )
 
 

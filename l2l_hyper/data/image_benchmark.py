@@ -10,16 +10,18 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import InputError
 from ..files import expanded
 from .cache import ImageSet
 from .counter_random import stream, words
+from .image_file import read_image
 from .taskset import TensorTaskset
 
-__all__ = ["ImageBenchmark", "hashed_split"]
+__all__ = ["SPLITS", "ImageBenchmark", "hashed_split", "on_device"]
 
-_SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class ImageBenchmark:
             them if left out.
         rotations: of the tasksets where the call names none, see :class:`TensorTaskset`.
         scales: scale of the pixels by the value of ``data_augmentation``.
+        inverted: whether images were ink on paper, which is dark in a file and bright in a sample.
     """
 
     name: str
@@ -42,6 +45,7 @@ class ImageBenchmark:
     split: tuple[int, int] | None = None
     rotations: Literal["class"] | None = None
     scales: Mapping[str | None, float] = field(default_factory=lambda: {None: 1 / 255})
+    inverted: bool = False
 
     def __call__(
         self,
@@ -58,12 +62,12 @@ class ImageBenchmark:
         rotations: bool | Literal["class", "task"] | None = None,
     ) -> tuple[TensorTaskset, ...]:
         """The train, validation and test tasksets."""
-        scale = self._scale(data_augmentation)
+        scale = self.scale(data_augmentation)
         if split_seed < 0:
             raise InputError(f"split_seed must be at least 0, got {split_seed}")
         if rotations is None:
             rotations = self.rotations or False
-        parts = [_on(device, image_set) for image_set in self.read(expanded(os.fspath(root)).absolute())]
+        parts = [on_device(device, image_set) for image_set in self.read(expanded(os.fspath(root)).absolute())]
         splits: list[Sequence[int]] = [range(len(part.classes)) for part in parts]
         if len(parts) == 1:
             count = len(parts[0].classes)
@@ -82,10 +86,16 @@ class ImageBenchmark:
                 name=f"{self.name}/{split}",
                 class_names=[part.names[c] for c in chosen],
             )
-            for split, part, chosen in zip(_SPLITS, parts, splits, strict=True)
+            for split, part, chosen in zip(SPLITS, parts, splits, strict=True)
         )
 
-    def _scale(self, data_augmentation: str | None) -> float:
+    def sample(self, path: Path, shape: tuple[int, ...], data_augmentation: str | None = None) -> Tensor:
+        """An image file as a sample of the tasksets; raises ``InputError`` for one that cannot be read."""
+        levels = read_image(path, shape, inverted=self.inverted)
+        return torch.from_numpy(levels).float() * self.scale(data_augmentation)
+
+    def scale(self, data_augmentation: str | None = None) -> float:
+        """What 8-bit levels of pixels are multiplied by."""
         if data_augmentation in self.scales:
             return self.scales[data_augmentation]
         if len(self.scales) == 1:
@@ -105,7 +115,8 @@ def hashed_split(count: int, train: int, validation: int, name: str, seed: int) 
     return [sorted(part.tolist()) for part in np.split(order, [train, train + validation])]
 
 
-def _on(device: torch.device | str | None, image_set: ImageSet) -> ImageSet:
+def on_device(device: torch.device | str | None, image_set: ImageSet) -> ImageSet:
+    """The images on a device; raises ``InputError`` for one that is not there."""
     if device is None:
         return image_set
     try:

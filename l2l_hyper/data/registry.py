@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -15,9 +16,11 @@ from torch import Tensor
 from ..errors import InputError
 from ..registry import Registry
 from .episode import Episodes, Metric
+from .image_file import IMAGES
 
 __all__ = [
     "METRICS",
+    "OF_A_FOLDER",
     "TASKSETS",
     "BenchmarkTasksets",
     "Taskset",
@@ -72,6 +75,37 @@ class TasksetsEntry:
     name: str
     summary: str
     make: Callable[..., Iterable[Taskset]]
+
+    @property
+    def endings(self) -> Sequence[str]:
+        """How the names of files end that become samples: those of images, unless ``make.endings`` says otherwise."""
+        return getattr(self.make, "endings", IMAGES)
+
+    def sample(self, path: Path, shape: tuple[int, ...], options: Mapping[str, Any]) -> Tensor:
+        """A file as a sample of the tasksets.
+
+        Args:
+            path: of the file.
+            shape: of the samples.
+            options: of the tasksets.
+
+        Raises:
+            InputError: for a file that cannot be read, and where ``make`` does not say how, by
+                ``make.sample(path, shape, **options)``.
+        """
+        read = getattr(self.make, "sample", None)
+        if read is None:
+            raise InputError(
+                f"the tasksets {self.name!r} do not say how a file becomes a sample; give tensors to "
+                "l2l_hyper.load(CHECKPOINT) instead"
+            )
+        sample: Tensor = read(path, shape, **options)
+        return sample
+
+    def scale(self, options: Mapping[str, Any]) -> float | None:
+        """What 8-bit levels are multiplied by, ``None`` where ``make.scale(**options)`` does not say it."""
+        of = getattr(self.make, "scale", None)
+        return None if of is None else float(of(**options))
 
     def build(self, options: Mapping[str, Any]) -> BenchmarkTasksets:
         """The tasksets.
@@ -173,6 +207,7 @@ def get_tasksets(
     split_seed: int = 0,
     data_augmentation: str | None = None,
     rotations: bool | Literal["class", "task"] | None = None,
+    **options: Any,
 ) -> BenchmarkTasksets:
     """Tasksets by name: of a benchmark, as ``learn2learn.vision.benchmarks.get_tasksets`` gives them, or of your own.
 
@@ -182,7 +217,8 @@ def get_tasksets(
     three tasksets draw from all 1623).
 
     Args:
-        name: one of :func:`list_tasksets`, or ``package.module:function``, see :func:`register_tasksets`.
+        name: one of :func:`list_tasksets`, ``folder:PATH``, see :class:`~l2l_hyper.data.folder.ImageFolder`, or
+            ``package.module:function``, see :func:`register_tasksets`.
         train_ways: classes per training task.
         train_samples: samples per class of a training task.
         test_ways: classes per validation or test task.
@@ -194,12 +230,13 @@ def get_tasksets(
         data_augmentation: for ``mini-imagenet`` and ``tiered-imagenet``: ``None`` or ``"normalize"``, as in learn2learn
             (mini-ImageNet's pixels go from 0 to 255 without it).
         rotations: see :class:`TensorTaskset`; by default ``"class"`` for ``omniglot`` and none elsewhere.
+        **options: of these tasksets, such as ``image_size`` of ``folder:PATH``.
 
     Raises:
-        InputError: for an unknown name, data that are missing or damaged, tasks that they cannot give, and tasksets
-            that are not three or lack ``batch``.
+        InputError: for an unknown name or option, data that are missing or damaged, tasks that they cannot give, and
+            tasksets that are not three or lack ``batch``.
     """
-    options = {
+    options |= {
         "train_ways": train_ways,
         "train_samples": train_samples,
         "test_ways": test_ways,
@@ -244,7 +281,22 @@ def _metric(name: str, of: object, higher_is_better: bool = True, percent: bool 
     return Metric(name, of, higher_is_better, percent)
 
 
-TASKSETS: Registry[TasksetsEntry] = Registry(
+OF_A_FOLDER = ("folder", "wav-folder")
+"""Tasksets that are named with the path of a folder, as ``folder:PATH``."""
+
+
+class _Tasksets(Registry[TasksetsEntry]):
+    """Tasksets by name, among them those of a folder."""
+
+    def __getitem__(self, name: str) -> TasksetsEntry:
+        kind, colon, path = name.partition(":")
+        if not colon or kind not in OF_A_FOLDER:
+            return super().__getitem__(name)
+        entry = super().__getitem__(kind)
+        return replace(entry, name=name, make=replace(entry.make, path=path))  # type: ignore[type-var]
+
+
+TASKSETS = _Tasksets(
     "taskset",
     "l2l_hyper.tasksets",
     {
@@ -254,7 +306,9 @@ TASKSETS: Registry[TasksetsEntry] = Registry(
         "tiered-imagenet": "l2l_hyper.bridge.benchmarks:TIERED_IMAGENET",
         "fc100": "l2l_hyper.bridge.benchmarks:FC100",
         "cifarfs": "l2l_hyper.bridge.benchmarks:CIFARFS",
-        "speech": "l2l_hyper.data.speech:speech",
+        "speech": "l2l_hyper.data.speech:SPEECH",
+        "folder": "l2l_hyper.data.folder:FOLDER",
+        "wav-folder": "l2l_hyper.data.speech:WAV_FOLDER",
     },
     _tasksets_entry,
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError
-from .cache import Contents, ImageSet, cache_folders, stored
+from .cache import Contents, ImageSet, cache_folders, cache_of, signature_of, stored
+from .folder import named_folder
 from .image_benchmark import ImageBenchmark, hashed_split
 from .taskset import TensorTaskset
 
-__all__ = ["log_mel", "speech"]
+__all__ = ["SPEECH", "WAV_FOLDER", "Recordings", "log_mel"]
 
 _RECIPE = 1  # part of the cached file's signature: raise it when the spectrograms change
 _RATE = 16_000  # samples per second, and of a recording, which takes one second
@@ -29,25 +32,98 @@ _DECIBELS = 80.0  # below the loudest point, where the spectrogram is zero
 _TRAIN, _VALIDATION = 0.6, 0.15  # of the words, and of the speakers
 
 
-def speech(*, split_seed: int = 0, **options: Any) -> tuple[TensorTaskset, ...]:
-    """Spoken words (Ghandoura et al. 2021): log-mel 40x63, 24/6/10 words and 18/4/8 speakers, 10 takes each.
+@dataclass(frozen=True)
+class Recordings:
+    """Spoken words as log-mel spectrograms 40x63: makes the tasksets ``speech`` and ``wav-folder:PATH``.
 
-    Reads ``ROOT/speech/WORD/SPEAKER_*.wav``: mono, 16000 samples per second, at most one second (silence follows a
+    Reads ``FOLDER/WORD/SPEAKER_*.wav``: mono, 16000 samples per second, at most one second (silence follows a
     shorter one). The Arabic Speech Commands data set, https://doi.org/10.5281/zenodo.4662481, has this form, and so
     has any folder of recordings with one folder per word. By ``split_seed``, 60 percent of the words and of the
     speakers are of the train taskset and 15 percent of the validation taskset; no word and no speaker is in two.
 
-    Args:
-        split_seed: seed of the splits and of the episodes.
-        options: the other arguments of :func:`get_tasksets`.
-
-    Raises:
-        InputError: for recordings that are missing or of another form, and tasks that they cannot give.
+    Attributes:
+        name: name of the tasksets.
+        summary: one line for ``l2l-hyper list``.
+        path: the folder; ``speech`` in the data root if left out.
     """
-    benchmark = ImageBenchmark(
-        name="speech", summary="spoken words", read=functools.partial(_read, split_seed=split_seed)
-    )
-    return benchmark(split_seed=split_seed, **options)
+
+    endings: ClassVar[Sequence[str]] = (".wav",)
+
+    name: str
+    summary: str
+    path: str | None = None
+
+    def __call__(
+        self,
+        train_ways: int = 5,
+        train_samples: int = 10,
+        test_ways: int = 5,
+        test_samples: int = 10,
+        num_tasks: int = -1,
+        root: str | os.PathLike[str] = "~/data",
+        device: torch.device | str | None = None,
+        *,
+        split_seed: int = 0,
+        rotations: bool | Literal["class", "task"] | None = None,
+    ) -> tuple[TensorTaskset, ...]:
+        """The train, validation and test tasksets, see :func:`l2l_hyper.data.get_tasksets`.
+
+        Raises:
+            InputError: for recordings that are missing or of another form, and tasks that they cannot give.
+        """
+        benchmark = ImageBenchmark(
+            name=self.name, summary="", read=functools.partial(self._read, split_seed=split_seed)
+        )
+        return benchmark(
+            train_ways,
+            train_samples,
+            test_ways,
+            test_samples,
+            num_tasks,
+            root,
+            device,
+            split_seed=split_seed,
+            rotations=rotations,
+        )
+
+    def scale(self, **options: Any) -> float:
+        """What 8-bit levels are multiplied by."""
+        return 1 / 255
+
+    def sample(self, path: Path, shape: tuple[int, ...]) -> Tensor:
+        """A WAV file as a sample of the tasksets; raises ``InputError`` for one that cannot be read."""
+        return log_mel(_wave(path)[None])[0].float() * self.scale()
+
+    def _read(self, root: Path, split_seed: int) -> list[ImageSet]:
+        """The spectrograms of the train, validation and test taskset."""
+        folder = root / "speech" if self.path is None else named_folder(self.name, self.path)
+        if not folder.is_dir():
+            raise _missing(folder)
+        every = stored(
+            self.name,
+            cache_folders(root) if self.path is None else cache_of(folder),
+            signature=functools.partial(_signature, folder),
+            build=functools.partial(_contents, folder),
+        )
+        pairs = [name.split("/") for name in every.names]
+        words, speakers = (
+            _split({pair[i] for pair in pairs}, f"{self.name}/{what}", split_seed)
+            for i, what in enumerate(("word", "speaker"))
+        )
+        parts = []
+        for some_words, some_speakers in zip(words, speakers, strict=True):
+            members: dict[str, list[NDArray[np.int64]]] = {}
+            for (word, speaker), indices in zip(pairs, every.classes, strict=True):
+                if word in some_words and speaker in some_speakers:
+                    members.setdefault(word, []).append(indices)
+            parts.append(ImageSet(every.images, list(members), [np.concatenate(m) for m in members.values()]))
+        return parts
+
+
+SPEECH = Recordings(
+    "speech", "spoken words (Ghandoura et al. 2021): log-mel 40x63, 24/6/10 words and 18/4/8 speakers, 10 takes each"
+)
+WAV_FOLDER = Recordings("wav-folder", "wav-folder:PATH, your own recordings, PATH/WORD/SPEAKER_*.wav", "")
 
 
 def log_mel(waves: Tensor) -> Tensor:
@@ -90,60 +166,30 @@ def log_mel(waves: Tensor) -> Tensor:
     return (255 * (1 + decibels / _DECIBELS).clamp(min=0)).round().to(torch.uint8).unsqueeze(1)
 
 
-def _read(root: Path, split_seed: int) -> list[ImageSet]:
-    """The spectrograms of the train, validation and test taskset."""
-    if not root.is_dir():
-        raise _missing(root)
-    every = stored(
-        "speech",
-        cache_folders(root),
-        signature=functools.partial(_signature, root),
-        build=functools.partial(_contents, root),
-    )
-    pairs = [name.split("/") for name in every.names]
-    words, speakers = (
-        _split({pair[i] for pair in pairs}, what, split_seed) for i, what in enumerate(("word", "speaker"))
-    )
-    parts = []
-    for some_words, some_speakers in zip(words, speakers, strict=True):
-        members: dict[str, list[NDArray[np.int64]]] = {}
-        for (word, speaker), indices in zip(pairs, every.classes, strict=True):
-            if word in some_words and speaker in some_speakers:
-                members.setdefault(word, []).append(indices)
-        parts.append(ImageSet(every.images, list(members), [np.concatenate(m) for m in members.values()]))
-    return parts
-
-
 def _split(names: set[str], what: str, seed: int) -> list[set[str]]:
     ordered = sorted(names)
     train, validation = (round(share * len(ordered)) for share in (_TRAIN, _VALIDATION))
-    return [
-        {ordered[i] for i in part} for part in hashed_split(len(ordered), train, validation, f"speech/{what}", seed)
-    ]
+    return [{ordered[i] for i in part} for part in hashed_split(len(ordered), train, validation, what, seed)]
 
 
-def _recordings(root: Path) -> dict[str, list[Path]]:
+def _recordings(folder: Path) -> dict[str, list[Path]]:
     """The files of each ``WORD/SPEAKER``."""
     files: dict[str, list[Path]] = {}
-    for path in sorted((root / "speech").glob("*/*.wav")):
+    for path in sorted(folder.glob("*/*.wav")):
         files.setdefault(f"{path.parent.name}/{path.stem.partition('_')[0]}", []).append(path)
     return files
 
 
-def _signature(root: Path) -> str | None:
-    digest = hashlib.sha256(f"recipe {_RECIPE}\n".encode())
-    files = [path for paths in _recordings(root).values() for path in paths]
-    for path in files:
-        status = path.stat()
-        digest.update(f"{path.relative_to(root)}\x1f{status.st_size}\x1f{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest() if files else None
+def _signature(folder: Path) -> str | None:
+    files = [path for paths in _recordings(folder).values() for path in paths]
+    return signature_of(files, folder, f"recipe {_RECIPE}")
 
 
-def _contents(root: Path) -> Contents:
+def _contents(folder: Path) -> Contents:
     """The spectrograms of each word and speaker."""
-    recordings = _recordings(root)
+    recordings = _recordings(folder)
     if not recordings:
-        raise _missing(root)
+        raise _missing(folder)
     return Contents(
         image_shape=(1, _BANDS, 1 + _RATE // _HOP),
         names=list(recordings),
@@ -170,9 +216,9 @@ def _wave(path: Path) -> Tensor:
     return torch.from_numpy(np.pad(samples[:, 0], (0, _RATE - count)))
 
 
-def _missing(root: Path) -> InputError:
+def _missing(folder: Path) -> InputError:
     return InputError(
-        f"expected recordings {root}/speech/WORD/SPEAKER_*.wav, found none; give the folder that has them, as after "
+        f"expected recordings {folder}/WORD/SPEAKER_*.wav, found none; give the folder that has them, as after "
         "unpacking the Arabic Speech Commands data set, https://doi.org/10.5281/zenodo.4662481"
     )
 

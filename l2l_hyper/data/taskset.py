@@ -279,8 +279,12 @@ class TensorTaskset:
         if shots + queries > self.samples_per_class:
             raise InputError(
                 f"{self.name or 'the taskset'} has {self.samples_per_class} samples per class, "
-                f"got {shots + queries} (shots + queries); ask for fewer"
+                f"got {shots + queries} (shots + queries); ask for fewer{self._smallest()}"
             )
+
+    def _smallest(self) -> str:
+        names = self.class_names
+        return "" if names is None else f", or add some to {names[int(self._sizes.argmin())]}"
 
     def _require_memory(
         self, count: int, ways: int, each: int, what: str, option: str, *, gathered: bool = False

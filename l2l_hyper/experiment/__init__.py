@@ -9,8 +9,20 @@ if TYPE_CHECKING:
     from .api import compare, evaluate, train
     from .config import Experiment, Run
     from .records import Record, Result, read_records
+    from .trained import TrainedLearner, load
 
-__all__ = ["Experiment", "Record", "Result", "Run", "compare", "evaluate", "read_records", "train"]
+__all__ = [
+    "Experiment",
+    "Record",
+    "Result",
+    "Run",
+    "TrainedLearner",
+    "compare",
+    "evaluate",
+    "load",
+    "read_records",
+    "train",
+]
 
 # Imported when first asked for: settings and records are read without torch.
 _WHERE = {
@@ -18,8 +30,10 @@ _WHERE = {
     "Record": "records",
     "Result": "records",
     "Run": "config",
+    "TrainedLearner": "trained",
     "compare": "api",
     "evaluate": "api",
+    "load": "trained",
     "read_records": "records",
     "train": "api",
 }

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
+from ..bridge.protocol import Learner
 from ..data import Taskset
 from ..errors import InputError
 from ..methods import Method, as_method
@@ -51,8 +52,8 @@ def compare(
     """Train methods and test them on the same episodes, as ``l2l-hyper compare`` does.
 
     Args:
-        tasksets: a name that ``l2l-hyper list`` shows, or three tasksets (train, validation, test), see
-            :class:`~l2l_hyper.data.Taskset`.
+        tasksets: a name that ``l2l-hyper list`` shows, ``folder:PATH``, or three tasksets (train, validation, test),
+            see :class:`~l2l_hyper.data.Taskset`.
         methods: names, or classes or functions that make a method of a backbone, see
             :func:`~l2l_hyper.register_method`.
         backbone: a name, or a function ``make(ways, sample_shape, **options)`` that gives an ``nn.Module``.
@@ -128,7 +129,7 @@ def evaluate(method: nn.Module, tasksets: TasksetsLike = "glyphs", **settings: A
     """Scores of a method on test episodes, with shape ``(test_episodes,)``.
 
     Args:
-        method: what :func:`train` returned, or any ``nn.Module`` with ``adapt(support)`` and
+        method: what :func:`train` or :func:`~l2l_hyper.load` returned, or any ``nn.Module`` with ``adapt(support)`` and
             ``predict(adapted, query)``.
         tasksets: as in :func:`compare`.
         **settings: as in :func:`train`.
@@ -143,6 +144,7 @@ def evaluate(method: nn.Module, tasksets: TasksetsLike = "glyphs", **settings: A
     """
     parts = _parts(tasksets, None, "omniglot-cnn", {}, settings)
     e, test = parts.plan.experiment, parts.tasksets.test
+    method = method.method if isinstance(method, Learner) else method
     wrapped = method if isinstance(method, Method) else as_method(method, e.normalization)
     wrapped.to(parts.device)
     form = {"ways": e.ways, "shots": e.shots, "queries": e.queries}

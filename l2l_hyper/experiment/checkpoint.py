@@ -29,6 +29,7 @@ __all__ = [
     "checkpoint_path",
     "load_checkpoint",
     "read_checkpoint",
+    "read_finished",
     "save_checkpoint",
 ]
 
@@ -178,6 +179,22 @@ def read_checkpoint(content: bytes, path: Path) -> Checkpoint:
     raise InputError(
         f"checkpoint {path} must have schema {_SCHEMA}, got {metadata['schema']}: use the version that wrote it"
     )
+
+
+def read_finished(content: bytes, path: Path) -> Checkpoint:
+    """As :func:`read_checkpoint`, of a training that is at its end.
+
+    Raises:
+        InputError: for another version's, and for one of a training that is not at its end.
+        Damaged: when it is not what :func:`save_checkpoint` wrote.
+    """
+    saved = read_checkpoint(content, path)
+    if not saved.finished:
+        raise InputError(
+            f"expected a checkpoint of a training at its end in {path}, got one of iteration "
+            f"{saved.state.iteration} of {saved.run.experiment.iterations}; train it to its end"
+        )
+    return saved
 
 
 def _verified_metadata(content: bytes) -> dict[str, str]:

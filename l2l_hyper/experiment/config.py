@@ -25,7 +25,8 @@ class Experiment(Recipe):
     which methods are trained, come from :class:`~l2l_hyper.experiment.recipe.Recipe`.
 
     Attributes:
-        tasksets: name of the tasksets, or ``package.module:function``.
+        tasksets: name of the tasksets, ``folder:PATH`` or ``package.module:function``.
+        tasksets_options: further options of the tasksets, by name.
         ways: classes per episode, in validation and test (and in training unless ``train_ways`` is given).
         shots: support samples per class, in validation and test (and in training unless train_shots is given).
         test_shots: all numbers of support samples per class to test with, shots among them; shots alone if not given.
@@ -51,6 +52,7 @@ class Experiment(Recipe):
     """
 
     tasksets: Name = "glyphs"
+    tasksets_options: dict[str, Any] = field(default_factory=dict)
     ways: Ways = 5
     shots: Count = 1
     test_shots: tuple[Count, ...] | None = None

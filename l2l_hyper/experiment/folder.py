@@ -21,6 +21,7 @@ from .records import read_records, require_same
 __all__ = ["claim", "open_folder"]
 
 _PIN = "experiment.json"
+_LOGS = {"progress.log", "tensorboard", "wandb"}
 _BELOW = ("records", "checkpoints", "points/*/records", "points/*/checkpoints")
 
 
@@ -98,8 +99,8 @@ def _pinned(out: Path, experiment: Experiment) -> BinaryIO:
 
 
 def _is_empty(out: Path) -> bool:
-    """Whether nothing but the pin was kept."""
-    return [path.name for path in out.rglob("*") if path.is_file()] == [_PIN]
+    """Whether nothing but the pin and logs was kept."""
+    return {path.relative_to(out).parts[0] for path in out.rglob("*") if path.is_file()} - _LOGS == {_PIN}
 
 
 def _read_pin(pin: Path) -> Experiment:

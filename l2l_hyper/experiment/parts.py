@@ -25,6 +25,7 @@ from .checkpoint import checkpoint_path
 from .config import Experiment, Run
 from .distributed import first_then_others
 from .encoder import read_encoder
+from .logs import LOGS
 from .plan import Plan
 
 __all__ = ["Parts", "find_device", "label_of"]
@@ -38,6 +39,7 @@ class Parts:
         methods: the class or function of a method, where it is none of :data:`~l2l_hyper.methods.METHODS`.
         backbone: the same for the backbone.
         tasksets: the three tasksets, where they are not named.
+        trains: whether the taskset of the training has to give training tasks.
 
     Raises:
         InputError: for a name that nothing has, an option that a method or the backbone does not have or that is of
@@ -51,12 +53,13 @@ class Parts:
         methods: Mapping[str, Callable[..., nn.Module]] | None = None,
         backbone: Callable[..., nn.Module] | None = None,
         tasksets: Sequence[Any] | None = None,
+        trains: bool = True,
     ) -> None:
         if plan.kernels:
             kernels.enable()
         e, given = plan.experiment, methods or {}
         _require_memory(e)
-        self.plan = plan
+        self.plan, self._trains = plan, trains
         self.device = find_device(plan.device)
         self.data_root = expanded(plan.data_root)
         self._tasksets = TASKSETS[e.tasksets] if tasksets is None else TASKSETS.entry(e.tasksets, tasksets)
@@ -68,6 +71,7 @@ class Parts:
             name: METHODS.entry(name, given[name]) if name in given else METHODS[name]
             for name in dict.fromkeys([*plan.methods, *plan.options, *plan.grids])
         }
+        self.logs = [LOGS[name] for name in plan.log]
         if plan.baseline is not None and plan.baseline not in self.methods:
             METHODS[plan.baseline]
         self.options = {name: self._options(entry) for name, entry in self.methods.items()}
@@ -79,15 +83,20 @@ class Parts:
     def tasksets(self) -> BenchmarkTasksets:
         """Those of training, validation and test."""
         e = self.plan.experiment
+        samples = max(e.test_shots or (e.shots,)) + e.queries
+        train_samples = max(e.train_shots or (e.shots,)) + (e.train_queries or e.queries)
         options = {
-            "train_ways": e.train_ways or e.ways,
-            "train_samples": max(e.train_shots or (e.shots,)) + (e.train_queries or e.queries),
+            "train_ways": (e.train_ways if self._trains else None) or e.ways,
+            "train_samples": train_samples if self._trains else samples,
             "test_ways": e.ways,
-            "test_samples": max(e.test_shots or (e.shots,)) + e.queries,
+            "test_samples": samples,
             "root": str(self.data_root),
             "device": self.device,
             "split_seed": e.split_seed,
         }
+        for name in options.keys() & e.tasksets_options.keys():
+            raise InputError(f"tasksets_options has {name}, which other settings decide; leave it out")
+        options |= e.tasksets_options
         with first_then_others():
             return self._tasksets.build(options)
 
@@ -98,7 +107,7 @@ class Parts:
         return {
             shots: manifest(
                 self.tasksets,
-                name=e.tasksets,
+                name=" ".join([e.tasksets, *(f"{name}={value}" for name, value in e.tasksets_options.items())]),
                 ways=e.ways,
                 shots=shots,
                 queries=e.queries,

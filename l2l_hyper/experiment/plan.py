@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ class Plan:
         memory_limit: MiB for the graphs of the episodes that are trained on together.
         data_root: folder of the data sets.
         kernels: whether the fast kernels of l2l_hyper.kernels are on; results are the same but for rounding.
+        log: where training is logged besides OUT/progress.log, separated by commas; tensorboard, wandb or
+            package.module:object.
         grids: for each method of a sweep, the values to try of each option.
 
     Raises:
@@ -53,6 +56,7 @@ class Plan:
     memory_limit: Annotated[float, Gt(0), Le(2**30)] = 2048.0
     data_root: Name = "~/data"
     kernels: bool = False
+    log: tuple[Name, ...] = ()
     grids: dict[str, dict[str, Annotated[list[Any], MinLen(1)]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -151,18 +155,25 @@ def _settings(defaults: object, without: Iterable[str] = ()) -> dict[str, Settin
 SETTINGS = _settings(Experiment()) | _settings(Plan(), without=("experiment", "grids"))
 """Every setting by its key."""
 
+_TABLES = {"backbone_options": "layers=4", "tasksets_options": "image_size=28"}  # each with an example
+
 
 def read_preset(path: Path) -> dict[str, Any]:
     """Settings from a TOML file: those of :data:`SETTINGS`, ``[options.METHOD]`` and ``[sweep.METHOD]`` tables.
 
+    A record (JSON) is a preset as well: that of its own run.
+
     Raises:
         InputError: when the file is missing or not such a file.
     """
+    is_record = path.suffix == ".json"
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = _of_record(json.loads(text)) if is_record else tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"expected a preset in TOML, but {path} cannot be read ({reason})") from error
+        kind = "a record" if is_record else "a preset in TOML"
+        raise InputError(f"expected {kind}, but {path} cannot be read ({reason})") from error
     content = renamed({name.replace("-", "_"): value for name, value in content.items()})
     for name, value in content.items():
         if name not in SETTINGS and name != "sweep":
@@ -180,6 +191,17 @@ def read_preset(path: Path) -> dict[str, Any]:
     return content
 
 
+def _of_record(record: Any) -> dict[str, Any]:
+    try:
+        experiment, method, seed, options = (record["run"][key] for key in ("experiment", "method", "seed", "options"))
+        settings = {name: value for name, value in experiment.items() if value is not None}
+        if "train_seconds" in settings:
+            settings.pop("iterations", None)
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError("no record of a run") from None
+    return settings | {"methods": [method], "seeds": [seed], "options": {method: options}}
+
+
 def from_flags(flags: Mapping[str, str | list[str] | None]) -> dict[str, Any]:
     """Settings from the texts of those flags that were given.
 
@@ -192,9 +214,10 @@ def from_flags(flags: Mapping[str, str | list[str] | None]) -> dict[str, Any]:
             values[name] = SETTINGS[name].parse(text)
     if "iterations" in values and "train_seconds" in values:
         raise InputError("expected either --iterations or --train-seconds, got both: keep one")
-    pairs = parse_pairs(flags.get("backbone_options") or (), "--backbone-option", "KEY=VALUE", "layers=4")
-    if pairs:
-        values["backbone_options"] = pairs
+    for name, example in _TABLES.items():
+        pairs = parse_pairs(flags.get(name) or (), SETTINGS[name].flag, "KEY=VALUE", example)
+        if pairs:
+            values[name] = pairs
     for name, value in parse_pairs(flags.get("options") or (), "--option", "METHOD.KEY=VALUE", "maml.lr=0.01").items():
         method, _, key = name.rpartition(".")
         values.setdefault("options", {}).setdefault(method, {})[key] = value
@@ -209,8 +232,8 @@ def merged(preset: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any
     # Length of training is one choice with two names: the flag replaces whichever the preset made.
     replaced = {"iterations", "train_seconds"} if {"iterations", "train_seconds"} & flags.keys() else set()
     values = {**{name: value for name, value in preset.items() if name not in replaced}, **flags}
-    if "backbone_options" in flags:
-        values["backbone_options"] = {**preset.get("backbone_options", {}), **flags["backbone_options"]}
+    for name in _TABLES.keys() & flags.keys():
+        values[name] = {**preset.get(name, {}), **flags[name]}
     if "options" in flags:
         tables = preset.get("options", {})
         values["options"] = {

@@ -146,6 +146,7 @@ class Result(_Entries):
         other_shots: the same for the other ``test_shots``, see :meth:`Record.at`.
         controls: scores under the controls of the method, see :attr:`~l2l_hyper.methods.Method.controls`.
         pretrained: SHA-256 of the file of the weights that training started from, if there was one.
+        trained_on: the tasksets of the training, where they are not those of the test.
     """
 
     metric: MetricInfo = field(default_factory=MetricInfo)
@@ -169,6 +170,7 @@ class Result(_Entries):
     other_shots: list[ScoresAtShots] = field(default_factory=list)
     controls: list[ControlScores] = field(default_factory=list)
     pretrained: str | None = None
+    trained_on: str | None = None
 
     @property
     def manifest_hash(self) -> str:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from ..errors import InputError
 from ..settings import defaults
 from ..statistics import episode_interval
+from .card import card_path, write_card
 from .config import Run
-from .distributed import from_first
+from .distributed import from_first, is_first
 from .folder import claim
+from .logs import log_file
 from .parts import Parts, label_of
 from .progress import RunProgress, score_text
 from .provenance import Provenance
 from .records import Record, Result, existing_record, make_record, write_record
-from .training import train_and_test
+from .training import Progress, Step, train_and_test
 
-__all__ = ["Task", "carry_out", "each_alone", "existing", "recorded", "say"]
+__all__ = ["Task", "carry_out", "each_alone", "existing", "recorded", "say", "watched"]
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -55,8 +58,9 @@ def carry_out(parts: Parts, out: Path | None, provenance: Provenance, console: C
         InputError: before anything is trained, when records there were made with other settings.
     """
     runs = parts.plan.runs(parts.options)
-    for run in runs:
-        existing(run, parts, out)
+    to_do = sum(existing(run, parts, out) is None for run in runs)
+    if parts.logs and out is None:
+        raise InputError(f"log={','.join(parts.plan.log)} needs a folder to write into, got none; give out=")
     records: dict[str, Record] = {}
     tasks = [Task(run, out, f"{run.method} seed {run.seed}") for run in runs]
     with closing(each_alone(tasks, parts, console)) as claimed:
@@ -65,10 +69,15 @@ def carry_out(parts: Parts, out: Path | None, provenance: Provenance, console: C
             if record is not None:
                 say(console, f"{task.title}: its record is there, skipped")
                 records[run.name] = record
+                if out is not None and is_first() and not card_path(out, run).exists():  # a process killed before it
+                    write_card(out, record)
                 continue
-            with RunProgress(console, task.title, train_seconds=run.experiment.train_seconds) as progress:
+            with watched(task, parts, console, runs=to_do) as progress:
                 _, result = train_and_test(run, parts, folder=out, progress=progress)
+            to_do -= 1
             record = records[run.name] = recorded(run, parts, result, out, provenance)
+            if out is not None and is_first():
+                write_card(out, record)
             interval = episode_interval(record.scores)
             score = score_text(result.metric, interval.mean, interval.half_width)
             episodes, seconds = len(result.scores), result.seconds_to_train
@@ -124,6 +133,22 @@ def recorded(run: Run, parts: Parts, result: Result, folder: Path | None, proven
     """The record of what a run measured; where there is a folder, the first of several processes writes it there."""
     record = make_record(run, label_of(parts.methods[run.method], run.options), provenance, result)
     return record if folder is None else from_first(lambda: write_record(folder, record))
+
+
+@contextmanager
+def watched(task: Task, parts: Parts, console: Console, *, runs: int = 1) -> Iterator[Progress]:
+    """Shows the progress of a run that is one of ``runs`` to be done, and logs it where it has a folder."""
+    with ExitStack() as stack:
+        shown = RunProgress(console, task.title, train_seconds=task.run.experiment.train_seconds, runs=runs)
+        watching: list[Progress] = [stack.enter_context(shown)]
+        if task.folder is not None and is_first():
+            watching += [stack.enter_context(log(task.run, task.folder)) for log in (log_file, *parts.logs)]
+
+        def tell(step: Step) -> None:
+            for watcher in watching:
+                watcher(step)
+
+        yield tell
 
 
 def say(console: Console, line: str) -> None:

@@ -20,10 +20,10 @@ from ..terminal import one_line
 from .config import Experiment, Run
 from .distributed import is_first
 from .parts import Parts
-from .progress import RunProgress, score_text
+from .progress import score_text
 from .provenance import Provenance
 from .records import Record
-from .runner import Task, each_alone, existing, recorded, say
+from .runner import Task, each_alone, existing, recorded, say, watched
 from .training import train_and_test
 
 __all__ = ["Choice", "Point", "choose", "grid_points", "run_sweep"]
@@ -76,7 +76,7 @@ def run_sweep(
                     continue
                 run, folder, title = task.run, task.folder, task.title
                 try:
-                    with RunProgress(console, title, train_seconds=run.experiment.train_seconds) as progress:
+                    with watched(task, parts, console) as progress:
                         _, result = train_and_test(run, parts, folder=folder, test=False, progress=progress)
                     recorded(run, parts, result, folder, provenance)
                 except CannotWrite:  # which says nothing of the point

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..data import Metric, Taskset
 from ..errors import InputError
 from ..methods import Method
 from ..statistics import episode_interval
@@ -22,23 +21,33 @@ from ..stopping import Stopped, held
 from .checkpoint import Checkpoint, Damaged, State, checkpoint_path, load_checkpoint, save_checkpoint
 from .config import Run
 from .distributed import from_first, is_first, seed_each, share, sum_over_processes, world_size
-from .evaluation import Measured, adaptation_milliseconds, evaluate_on
 from .memory import peak_memory_mb, reset_peak_memory, tasks_at_once
 from .parts import Parts
 from .recipe.classification import attach_classifier, with_rotation_classes
 from .recipe.objective import Objective, training_episodes
 from .recipe.optimizer import backbone_parameters, learning_rate_factor, make_optimizer, set_learning_rate
 from .recipe.pretrained import read_pretrained
-from .records import ControlScores, MetricInfo, Point, Result, ScoresAtShots
+from .records import MetricInfo, Point, Result
 from .resume import Learned
-from .trial import count_generated, multiply_adds_per_query, require_contract
+from .testing import Testing, in_precision, tested_form
+from .trial import require_contract
 
 __all__ = ["Progress", "Step", "train_and_test"]
 
 
 @dataclass(frozen=True)
 class Step:
-    """How far training is: ``iteration`` of ``total``, after ``seconds``, with the loss and score of the iteration."""
+    """How far training is.
+
+    Attributes:
+        iteration: iterations so far.
+        total: iterations of the whole.
+        seconds: of training so far.
+        loss: of the iteration.
+        score: of the iteration.
+        metric: what the score is.
+        validation: what the validation episodes said after the iteration, where that is the news.
+    """
 
     iteration: int
     total: int
@@ -46,15 +55,14 @@ class Step:
     loss: float
     score: float
     metric: MetricInfo
+    validation: Point | None = None
 
 
 Progress = Callable[[Step], None]
-"""Called after each meta-training iteration; on a GPU after some of them."""
+"""Called after each meta-training iteration (on a GPU after some) and after each look at the validation episodes."""
 
 _log = logging.getLogger(__name__)
-_CONTROL_EPISODES = 2000  # at most, for each control of a method
 _LOOK_EVERY = 20  # iterations on a GPU between two looks at its numbers, for which all that is queued has to be done
-_LARGEST = 64  # test episodes that go together on a GPU
 
 
 def train_and_test(
@@ -92,10 +100,10 @@ def train_and_test(
     try:
         while training.share_done < 1 or training.validation_is_due:
             if training.validation_is_due:
-                training.validate()
-                continue
-            with held():  # a signal to stop waits until the iteration is whole
-                step = training.iterate()
+                step: Step | None = training.validate()
+            else:
+                with held():  # a signal to stop waits until the iteration is whole
+                    step = training.iterate()
             if progress is not None and step is not None:
                 progress(step)
     except Stopped as stopped:
@@ -115,7 +123,7 @@ class _Training:
         train = with_rotation_classes(parts.tasksets.train) if e.rotation_classes else parts.tasksets.train
         largest = {**training_episodes(e), "shots": max(e.train_shots or (e.shots,))}
         first = train.batch([0], **largest).to(self.device)
-        self.last = parts.tasksets.test.batch([0], **self._tested(e.shots)).to(self.device)
+        last = parts.tasksets.test.batch([0], **tested_form(e, e.shots)).to(self.device)
         self.model = parts.model(run, first)
         self.pretrained = None if e.pretrained is None else read_pretrained(e.pretrained, run.seed)
         if self.pretrained is not None:
@@ -125,11 +133,14 @@ class _Training:
             attach_classifier(method, train, e.classifier)
         if self.pretrained is not None:
             self.pretrained.load_heads(method)
-        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=e.precision == "bfloat16")
+        self.autocast = in_precision(e, self.device)
         with self.autocast:
             require_contract(method, run.method, first)
             at_once = tasks_at_once(method, first, parts.plan.memory_limit)
         self.metric = parts.metric or first.metric
+        self.testing = Testing(
+            run=run, parts=parts, method=method, model=self.model, metric=self.metric, at_once=at_once, first=last
+        )
         self.lr = float(getattr(parts.methods[run.method].complete(run.options), "lr", 3e-3))
         self.objective = Objective(
             run, method, train, self.metric, at_once=at_once, device=self.device, autocast=self.autocast
@@ -181,15 +192,16 @@ class _Training:
         state.seconds += from_first(lambda: time.perf_counter() - begin)
         if self.unread:
             return None
-        return Step(state.iteration, e.iterations, state.seconds, *state.window[-1], _info(self.metric))
+        return Step(state.iteration, e.iterations, state.seconds, *state.window[-1], self.testing.info)
 
-    def validate(self) -> None:
+    def validate(self) -> Step:
         """Look at the validation episodes, keep the best weights so far, and write the checkpoint."""
         e, state = self.run.experiment, self.state
         self._read()
         averaged = self.learned.averaged
         selected = self.method if averaged is None else cast(Method, averaged.module)
-        measured = self._evaluate(selected, self.parts.tasksets.validation, e.validation_episodes, e.shots)
+        validation = self.parts.tasksets.validation
+        measured = self.testing.evaluate(validation, e.validation_episodes, e.shots, method=selected)
         scores = measured.scores.tolist()
         interval = episode_interval(scores)
         if not math.isfinite(interval.mean):
@@ -212,6 +224,7 @@ class _Training:
                 self.learned.selected = {n: value.detach().clone() for n, value in selected.state_dict().items()}
             state.peak_memory_mb = max(state.peak_memory_mb, peak_memory_mb(self.device))
             from_first(self._save)  # so that all stop where the first one cannot write
+        return Step(state.iteration, e.iterations, state.seconds, loss, score, self.testing.info, point)
 
     def keep(self) -> str:
         """Write the checkpoint of a training that is stopped between two iterations; says so for the message."""
@@ -224,90 +237,10 @@ class _Training:
 
     def result(self, shots_tested: Sequence[int]) -> Result:
         """What the selected weights, which the method then has, reach on the test episodes, and what training took."""
-        e, state, method, tested = self.run.experiment, self.state, self.method, self.parts.tasksets.test
-        if state.best is None:
-            raise InputError(f"{self.run.name}: expected a look at the validation episodes, got none")
-        method.load_state_dict(self.learned.selected)
-        with self.autocast:
-            adaptation_ms = from_first(lambda: adaptation_milliseconds(method, self.last))
-            generated = count_generated(method, self.last)
-            multiply_adds = multiply_adds_per_query(method, self.last)
-        measured = {shots: self._evaluate(method, tested, e.test_episodes, shots) for shots in shots_tested}
-        if not all(of.scores.isfinite().all() for of in measured.values()):
-            raise InputError(f"{self.run.name}: expected a finite {self.metric.name} on every test episode, got others")
-        few = min(e.test_episodes, _CONTROL_EPISODES)
-        manifests = self.parts.manifests
-        own = measured.pop(e.shots, None)
-        return Result(
-            metric=_info(self.metric),
-            scores=[] if own is None else own.scores.tolist(),
-            losses=[] if own is None else own.losses.tolist(),
-            calibration_error=None if own is None else own.calibration_error,
-            validation=state.validation,
-            training=state.training,
-            selected_iteration=state.best.iteration,
-            best_validation_score=state.best.score,
-            iterations=state.iteration,
-            episodes=state.iteration * e.meta_batch,
-            seconds_to_train=state.seconds,
-            adaptation_ms=adaptation_ms,
-            peak_memory_mb=state.peak_memory_mb,
-            parameters={
-                "meta": sum(p.numel() for p in self.parameters),
-                "backbone": sum(p.numel() for p in self.model.parameters()),
-                "generated": generated,
-            },
-            multiply_adds_per_query=multiply_adds,
-            manifest=manifests[e.shots],
-            normalization=self.parts.methods[self.run.method].normalization(self.run.options) or e.normalization,
-            processes=world_size(),
-            other_shots=[
-                ScoresAtShots(
-                    shots=shots,
-                    scores=of.scores.tolist(),
-                    losses=of.losses.tolist(),
-                    calibration_error=of.calibration_error,
-                    manifest=manifests[shots],
-                )
-                for shots, of in measured.items()
-            ],
-            controls=[
-                ControlScores(
-                    control=control,
-                    shots=shots,
-                    scores=self._evaluate(method, tested, few, shots, control).scores.tolist(),
-                )
-                for control in method.controls
-                for shots in shots_tested
-            ],
-            pretrained=None if self.pretrained is None else self.pretrained.sha256,
-        )
-
-    def _tested(self, shots: int) -> dict[str, int]:
-        """The form of validation and test episodes, as tasksets take it."""
-        e = self.run.experiment
-        return {"ways": e.ways, "shots": shots, "queries": e.queries}
-
-    def _evaluate(
-        self, method: Method, taskset: Taskset, episodes: int, shots: int, control: str | None = None
-    ) -> Measured:
-        """What a method reaches on validation or test episodes, which the processes share."""
-        mine, meta_batch = share(range(episodes)), share(range(self.run.experiment.meta_batch))
-        values = torch.zeros(2, episodes, dtype=torch.float64)
-        with self.autocast:
-            measured = evaluate_on(
-                method,
-                taskset,
-                mine,
-                self.metric,
-                form=self._tested(shots),
-                device=self.device,
-                batch_size=min(self.objective.at_once, _LARGEST if self.on_gpu else len(meta_batch)),
-                control=control,
-            )
-        values[:, mine.start : mine.stop] = torch.stack([measured.losses, measured.scores])
-        sum_over_processes([values, measured.bins])
-        return Measured(values[0], values[1], measured.bins)
+        if self.learned.selected:
+            self.method.load_state_dict(self.learned.selected)
+        sha256 = None if self.pretrained is None else self.pretrained.sha256
+        return self.testing.result(self.state, shots_tested, pretrained=sha256)
 
     def _read(self) -> None:
         """Take losses and scores into the window; raise ``InputError`` at a loss that is not finite."""
@@ -372,10 +305,6 @@ class _Training:
             f"expected the checkpoint of this run in {path}, got one of another configuration; "
             "use another output folder, or remove the file"
         )
-
-
-def _info(metric: Metric) -> MetricInfo:
-    return MetricInfo(name=metric.name, higher_is_better=metric.higher_is_better, percent=metric.percent)
 
 
 def _require_shared(run: Run) -> None:

@@ -103,4 +103,4 @@ def _shape_of_outputs(episode: Episodes) -> tuple[int, ...]:
 
 
 def _broken(name: str, expected: str, arrived: str) -> InputError:
-    return InputError(f"{name}: expected {expected}, got {arrived}; see docs/methods.md")
+    return InputError(f"{name}: expected {expected}, got {arrived}; see docs/extend.md")

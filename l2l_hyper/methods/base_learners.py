@@ -196,7 +196,8 @@ class Gaussian(BaseLearner):
         means, shots = class_means(features, targets)
         within = self.log_precision.exp()
         within = spread_bound(features, within) * within
-        unequal = (shots != shots[:, :1]).any(1, keepdim=True)
+        # Soft labels may add up to equal shots but for rounding, and the two formulas differ where shots are equal.
+        unequal = ((shots - shots[:, :1]).abs() > 1e-3 * shots).any(1, keepdim=True)
         if not unequal.any():
             classes, variance = self._posterior(means, shots, self.mean, self.log_ratio)
             precision = within / variance

@@ -138,7 +138,7 @@ def as_method(module: nn.Module, normalization: str) -> Method:
         what = " and ".join(f"{name}()" for name in missing) or "nn.Module as a base"
         raise InputError(
             f"a method is an nn.Module with adapt(support) -> adapted and predict(adapted, query) -> outputs, "
-            f"{type(module).__name__} has no {what}; see docs/methods.md"
+            f"{type(module).__name__} has no {what}; see docs/extend.md"
         )
     module = convert_norm(module, normalization, declared=False)  # type: ignore[arg-type]
     return module if isinstance(module, Method) else OneByOne(module)

@@ -16,7 +16,7 @@ from ...functional import full_precision, share_copy
 from ...methods.contract import Method
 from ...methods.taskwise import Pass, TaskwiseNetwork
 
-__all__ = ["WholeClassifier", "attach_classifier", "class_pass", "with_rotation_classes"]
+__all__ = ["WholeClassifier", "add_classifier", "attach_classifier", "class_pass", "with_rotation_classes"]
 
 
 class WholeClassifier(nn.Module):
@@ -76,7 +76,13 @@ def attach_classifier(method: Method, taskset: Any, kind: Literal["cosine", "lin
             f"got {type(taskset).__name__}; use class_batch=0"
         )
     classes = taskset.num_classes * (4 if taskset.rotations else 1)
-    classifier = WholeClassifier(network.head.in_features, classes, kind).to(network.head.weight.device)
+    return add_classifier(method, classes, kind)
+
+
+def add_classifier(method: Method, classes: int, kind: Literal["cosine", "linear"]) -> WholeClassifier:
+    """Give a method, whose attribute network is a TaskwiseNetwork, a classifier of so many classes."""
+    head = method.network.head  # type: ignore[union-attr]
+    classifier = WholeClassifier(head.in_features, classes, kind).to(head.weight.device)  # type: ignore[arg-type, union-attr]
     method.add_module("whole_classifier", classifier)
     return classifier
 

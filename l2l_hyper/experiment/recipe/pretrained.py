@@ -15,7 +15,7 @@ from ...errors import InputError
 from ...files import expanded
 from ...methods.contract import Method
 from ...methods.taskwise import TaskwiseNetwork
-from ..checkpoint import SUFFIX, Damaged, read_checkpoint
+from ..checkpoint import SUFFIX, Damaged, read_finished
 from ..config import Run
 
 __all__ = ["Pretrained", "read_pretrained"]
@@ -122,13 +122,7 @@ def read_pretrained(path: str, seed: int) -> Pretrained:
 
 def _checkpoint(content: bytes, file: Path) -> tuple[dict[str, Tensor], Run]:
     """The weights that validation selected."""
-    saved = read_checkpoint(content, file)
-    if not saved.finished:
-        e = saved.run.experiment
-        raise InputError(
-            f"expected a checkpoint of a training at its end in {file}, got one of iteration "
-            f"{saved.state.iteration} of {e.iterations}; train it to its end"
-        )
+    saved = read_finished(content, file)
     return saved.tensors["selected"], saved.run
 
 
