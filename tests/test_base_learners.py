@@ -71,6 +71,22 @@ def test_prototype_is_a_prototypical_network_in_value_and_gradient(shots: list[i
     torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("name", BASE_LEARNERS)
+def test_soft_labels_of_equal_shots_but_for_rounding_are_of_equal_shots(name: str) -> None:
+    (features, targets), query = support_of(EQUAL), queries()
+    shares = 0.8 * targets + 0.2 * targets.roll(1, 2)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        learner = base_learner(name)
+        for p in learner.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+        found, expected = (
+            log_probabilities(learner(features, given), query)
+            for given in (shares * (1 + 1e-7 * torch.randn_like(shares)), shares)
+        )
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def noise_missing(features: Tensor, shots: list[int]) -> Tensor:
     """By loops: the variance within classes, times how much less of it each class mean holds than the noisiest."""
     result = torch.zeros(TASKS, WAYS, dtype=torch.double)

@@ -206,6 +206,7 @@ def test_a_study_goes_on_and_never_mixes_settings(tmp_path: Path, capsys: pytest
         with pytest.raises(SystemExit):
             run(*bad)
         assert message in capsys.readouterr().err
+    assert [path.name for path in sorted(out.glob("*.json"))] == ["seed0.json", "seed1.json"]
 
 
 def test_networks_from_scratch_are_trained_one_by_one() -> None:

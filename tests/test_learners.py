@@ -315,7 +315,7 @@ def test_state_dict_pickle_and_deepcopy() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile looks at it
 @pytest.mark.parametrize("options", [{}, {"generate": ["0.*"]}, {"base_learner": "gradient"}])
 def test_what_makes_the_weights_compiles(options: dict[str, object]) -> None:
-    hyper, (x, y, *_) = adapter(**options), tasks()
+    hyper, (x, y, *_) = adapter(**options, blocks=1), tasks()
 
     def run(learner: HyperAdapter) -> list[Tensor]:
         weights = list(learner.adapt_tasks(x, y).weights.values())

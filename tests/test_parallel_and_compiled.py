@@ -55,8 +55,8 @@ class Whole(Method):
 
 
 LEARNERS: dict[str, Callable[[nn.Module], Any]] = {
-    "HyperAdapter": lambda model: HyperAdapter(model, 0.3, width=16),
-    "gradient": lambda model: HyperAdapter(model, 0.3, base_learner="gradient", generate="*", width=16),
+    "HyperAdapter": lambda model: HyperAdapter(model, 0.3, width=16, blocks=1),
+    "gradient": lambda model: HyperAdapter(model, 0.3, base_learner="gradient", generate="*", width=16, blocks=1),
     "HyperSGD": lambda model: HyperSGD(model, 0.3),
 }
 every_learner = pytest.mark.parametrize("make", LEARNERS.values(), ids=LEARNERS)

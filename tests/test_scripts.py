@@ -94,8 +94,8 @@ class Watch:
                     self.without[p] = self.without.get(p, True) and (p.grad is None or not p.grad.any().item())
 
 
-VISION = {"ways": 5, "meta_batch_size": 2, "num_iterations": 3, "shots": 1, "cuda": False}
-RL = {"num_iterations": 3, "meta_bsz": 2, "adapt_bsz": 2, "num_workers": 2}
+VISION = {"ways": 5, "meta_batch_size": 2, "num_iterations": 2, "shots": 1, "cuda": False}
+RL = {"num_iterations": 2, "meta_bsz": 2, "adapt_bsz": 2, "num_workers": 2}
 
 # What main() is called with, and what is put in the place of the script's constants, so that it takes seconds.
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -103,7 +103,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "vision/maml_miniimagenet.py": VISION,
     "vision/anil_fc100.py": {"shots": 1, "adapt_steps": 2, "meta_bsz": 2, "iters": 3, "cuda": 0},
     "vision/meta_mnist.py": {"iterations": 3, "tps": 2, "fas": 2},
-    "vision/distributed_maml.py": VISION | {"num_iterations": 2, "meta_batch_size": 1},
+    "vision/distributed_maml.py": VISION | {"meta_batch_size": 1},
     "vision/anilkfo_cifarfs.py": VISION | {"adaptation_steps": 2},
     "vision/metacurvature_fc100.py": VISION | {"adaptation_steps": 2},
     "maml_sine.py": {"num_tasks": 12, "tasks_per_batch": 4},

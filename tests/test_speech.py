@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from l2l_hyper.data import TensorTaskset, get_tasksets
+from l2l_hyper.data import TASKSETS, TensorTaskset, get_tasksets
 from l2l_hyper.data import speech as module
 from l2l_hyper.data.speech import log_mel
 from l2l_hyper.errors import InputError
@@ -122,3 +122,17 @@ def test_what_cannot_be_read_is_an_error_with_the_name_of_the_file(root: Path, t
         log_mel(torch.zeros(16000))
     with pytest.raises(InputError, match="rotations need square images"):
         tasksets(root, rotations="class")
+
+
+def test_any_folder_of_recordings_is_read_the_same_way(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    own, theirs = get_tasksets(f"wav-folder:{root / 'speech'}", 3, 1, 3, 1), tasksets(root)
+    for mine, other in zip(own, theirs, strict=True):
+        assert torch.equal(mine.x, other.x) and mine.num_classes == other.num_classes  # type: ignore[attr-defined]
+    path = root / "speech" / WORDS[7] / f"{SPEAKERS[2]}_NO_01.wav"
+    sample = TASKSETS["speech"].sample(path, (1, 40, 63), {})
+    assert any(torch.equal((255 * sample).round(), image) for image in theirs[0].x)
+    with pytest.raises(InputError, match="expected a folder in wav-folder:PATH, got 'none'"):
+        get_tasksets("wav-folder:none")

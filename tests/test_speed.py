@@ -46,7 +46,7 @@ def measurements(speed: dict[str, ModuleType], root: Path) -> list[dict]:
     ]
     cells += [
         {"measure": "breakdown", "setting": SETTING, "algorithm": algorithm, "meta_batch": 2}
-        for algorithm in ("HyperAdapter, head", "MAML, 5 steps")
+        for algorithm in ("HyperAdapter, head", "MAML, 1 step")
     ]
     cells += [
         {"measure": "adapt", "setting": SETTING, "contender": c} for c in ("learn2learn", "engine", "engine, kernels")

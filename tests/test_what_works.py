@@ -31,7 +31,7 @@ WAYS = 3
 Y = torch.arange(WAYS).repeat(4)
 PAGE = Path(__file__).parents[1] / "docs" / "what-works.md"
 LEARNERS: dict[str, Any] = {
-    "HyperAdapter": partial(HyperAdapter, lr=0.1, width=16),
+    "HyperAdapter": partial(HyperAdapter, lr=0.1, width=16, blocks=1),
     "HyperSGD": partial(HyperSGD, lr=0.1),
 }
 
@@ -544,7 +544,7 @@ def compiled_model(make: Make) -> None:
 def compiled_learner(make: Make) -> None:
     def compiled(model: nn.Module) -> Any:
         learner = make(model)
-        learner.compile(backend="aot_eager")
+        learner.compile(backend="eager")  # others are in test_parallel_and_compiled.py
         return learner
 
     right(compiled, perceptron_network(), *samples(6))

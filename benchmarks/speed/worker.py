@@ -115,7 +115,7 @@ class Worker:
                 parts,
                 folder=None,
                 test=False,
-                progress=lambda step: clock.append(step.seconds),
+                progress=lambda step: None if step.validation else clock.append(step.seconds),
             )
         seconds = [after - before for before, after in itertools.pairwise(clock)][WARM_UP:]
         return {"seconds": seconds, "adapt_ms": result.adaptation_ms, "peak_mb": result.peak_memory_mb}

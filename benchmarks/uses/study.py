@@ -52,8 +52,9 @@ def main(
         options = _parser(settings_class, program).parse_args(given)
         settings = _settings(settings_class, options)
         options.out.mkdir(parents=True, exist_ok=True)
+        records = _records(options.out, settings)  # refuses other settings before hours are spent
         for seed in options.seeds:
-            if _record(options.out / f"seed{seed}.json", settings) is None:
+            if all(record["seed"] != seed for record in records):
                 print(f"{options.out.name}, seed {seed}", file=sys.stderr)
                 provenance = asdict(collect(public_command(given, program=program), options.device))
                 torch.manual_seed(seed)
@@ -62,8 +63,7 @@ def main(
                 provenance["seconds"] = round(time.perf_counter() - start, 1)
                 values = {"seed": seed, "settings": asdict(settings), "result": result, "provenance": provenance}  # type: ignore[call-overload]
                 write_atomically(options.out / f"seed{seed}.json", to_json({"schema": SCHEMA, **values}))
-        records = [_record(path, settings) for path in sorted(options.out.glob("seed*.json"))]
-        report([record for record in records if record is not None], options.out)
+        report(_records(options.out, settings), options.out)
     except InputError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
@@ -88,13 +88,13 @@ def _settings(settings_class: type[S], options: argparse.Namespace) -> S:
     return settings_class(**checked(settings_class, values, "setting"))
 
 
-def _record(path: Path, settings: Any) -> Record | None:
-    if not path.exists():
-        return None
-    record = read_json(path, remedy="remove it and run its seed again")
-    if record["settings"] != json.loads(json.dumps(plain(asdict(settings)))):
-        raise InputError(f"{path} has other settings than this study, {record['settings']}: try another --out")
-    return record
+def _records(out: Path, settings: Any) -> list[Record]:
+    records = []
+    for path in sorted(out.glob("seed*.json")):
+        records.append(read_json(path, remedy="remove it and run its seed again"))
+        if records[-1]["settings"] != json.loads(json.dumps(plain(asdict(settings)))):
+            raise InputError(f"{path} has other settings than this study, {records[-1]['settings']}: try another --out")
+    return records
 
 
 def controls(z: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:

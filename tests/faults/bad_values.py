@@ -29,7 +29,7 @@ TEXT = [3, 2.5, True, ["a"], None]
 ZERO_IS_FINE = {  # of the numbers; every other one has to be positive
     *("split_seed", "class_batch", "weight_decay", "warmup", "label_smoothing", "average", "backbone_lr", "halvings"),
     *("scale of HyperAdapterOptions", "penalty of HyperAdapterOptions", "separation", "contrast", "weight"),
-    *("dropout", "attention_dropout"),
+    *("dropout", "attention_dropout", "seeds"),
 }
 BELOW_ONE = {"dropout", "attention_dropout", "warmup", "label_smoothing", "average"}
 AT_LEAST_TWO = {"ways", "train_ways", "test_episodes"}
@@ -54,7 +54,7 @@ def bad_values(name: str, default: Any, of: str = "") -> list[Any]:
     elif isinstance(usual, str):
         values = TEXT + ([] if name in FREE else ["", "nonsense"])
     elif isinstance(usual, tuple):
-        values = [[0], [-1], [1.5], ["a"], [NAN], 3, "a", [True]]
+        values = [[-1], [1.5], ["a"], [NAN], 3, "a", [True], *([] if name in ZERO_IS_FINE else [[0]])]
     else:
         values = [3, "a", [1], True]
     if isinstance(usual, int | float) and not isinstance(usual, bool) and not {name, f"{name} of {of}"} & ZERO_IS_FINE:

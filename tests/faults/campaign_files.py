@@ -1,7 +1,8 @@
 """A campaign of faults against `l2l-hyper compare`: ``python campaign_files.py FOLDER '{"kills": 24, "pairs": 2}'``.
 
-Each command runs in a process that is forked from this one, so that torch is loaded once.  What comes of each kind of
-fault is printed as JSON, one entry per fault: what was wrong afterwards, and an empty list where nothing was.
+Each command runs in a process that is forked from this one, so that torch is loaded once; ``--without-report`` leaves
+out tables and figures, which take longer than all the rest.  What comes of each kind of fault is printed as JSON, one
+entry per fault: what was wrong afterwards, and an empty list where nothing was.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import builtins
 import errno
 import fcntl
+import gc
 import json
 import os
 import random
@@ -121,6 +123,7 @@ def start(out: Path, fault: Fault = lambda: None, **changed: str) -> int:
     if pid:
         return pid
     code: Any = 99
+    gc.freeze()  # what is shared with the parent: going through it would copy it
     try:
         os.dup2(os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
         os.dup2(1, 2)
@@ -320,6 +323,7 @@ def main() -> None:
     if wait(start(folder / "reference")):
         sys.exit((folder / "reference.log").read_text())
     reference = state(folder / "reference")
+    report.write_report(folder / "reference")  # loads what the forked processes need for it
     kinds = {"kills": kills, "pairs": pairs, "holders": holders, "pins": pins, "disks": disks, "flips": flips}
     print(json.dumps({kind: kinds[kind](folder, count, reference) for kind, count in counts.items()}))
 
@@ -329,10 +333,11 @@ if __name__ == "__main__":
         setattr(module, name, watch(getattr(module, name), name))
     import torch._dynamo  # noqa: F401 - which the first optimizer of a process loads
 
-    import l2l_hyper.experiment.runner
-    import l2l_hyper.report
-    from l2l_hyper import cli
+    import l2l_hyper.experiment.runner  # noqa: F401 - likewise the first command
+    from l2l_hyper import cli, report
+    from l2l_hyper.experiment import provenance
 
+    provenance._git_state = lambda package: (None, None)  # somebody may commit in the meantime
     if "--without-report" in sys.argv:
-        l2l_hyper.report.write_report = lambda *arguments, **keywords: None
+        report.write_report = lambda *arguments, **keywords: None
     main()

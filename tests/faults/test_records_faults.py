@@ -149,13 +149,14 @@ def draw(figure: Figure) -> bytes:
 
 def require_safe(folder: Path, screen: str) -> None:
     latex, markdown = (folder / "results.tex").read_text(), (folder / "results.md").read_text()
-    comments, tabular, table = latex.partition("\\begin{tabular}")
-    assert tabular and all(line.startswith("% ") for line in comments.splitlines())
-    assert "\\input" not in table and "\\frac" not in table and not re.search(r"\\\\\s*[\[*]", table)
-    assert all(character == "\n" or character.isprintable() for character in latex + markdown + screen)
-    rows = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert len(rows) == 1 + len(read_records(folder)[:1]) + len({r.run.method for r in read_records(folder)})
-    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+    assert latex.count("\\begin{tabular}") == 1 and latex.startswith("% needs ") and latex.count("\n%") == 0
+    assert "\\input" not in latex and "\\frac" not in latex and not re.search(r"\\\\\s*[\[*]", latex)
+    page = (folder / "results.html").read_text()
+    assert "<script" not in page.lower() and len(re.findall("<h1>", page)) == 1
+    assert all(character == "\n" or character.isprintable() for character in latex + markdown + screen + page)
+    tables = [block.splitlines() for block in markdown.split("\n\n") if block.startswith("|")]
+    assert len(tables[0]) == 1 + len(read_records(folder)[:1]) + len({r.run.method for r in read_records(folder)})
+    assert all(len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1 for rows in tables)
     assert not re.search(r"<[a-z/!]|(?<!\\)\$|^#", markdown, re.IGNORECASE)
     for cell in (cell for row in csv.reader(io.StringIO((folder / "results.csv").read_text())) for cell in row):
         assert not cell.startswith(("=", "@")) and (not cell.startswith(("+", "-")) or float(cell) < 0)

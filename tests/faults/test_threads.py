@@ -211,7 +211,7 @@ def test_sixteen_threads_at_once_are_all_right(
     subject = make()
     runs, before, hooks_before = operations(subject), tensors(subject), hooks(subject)
     with ThreadPoolExecutor(16) as pool:
-        for name, found in [(name, pool.submit(runs[name])) for _ in range(16 // len(runs)) for name in runs]:
+        for name, found in [(name, pool.submit(runs[name])) for _ in range(-(-16 // len(runs))) for name in runs]:
             torch.testing.assert_close(found.result(), expected[name])
     assert_untouched(subject, before, hooks_before)
 
