@@ -10,17 +10,21 @@ from helpers_methods import small_episodes, small_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from l2l_hyper import HyperAdapter
+from l2l_hyper import HyperAdapter, InputError
 from l2l_hyper.data.episode import Episodes
+from l2l_hyper.functional import convert_norm
 from l2l_hyper.methods import METHODS
 from l2l_hyper.methods.taskwise import class_means
 
 
 def larger() -> nn.Sequential:
     torch.manual_seed(7)
-    return nn.Sequential(
+    network = nn.Sequential(
         nn.Conv2d(1, 12, 3, stride=2), nn.BatchNorm2d(12), nn.ReLU(), nn.Flatten(), nn.Linear(108, 9)
     ).double()
+    with torch.no_grad():
+        network(torch.randn(20, 1, 8, 8, dtype=torch.double))  # gives it running averages
+    return network
 
 
 def noisy(module: nn.Module) -> nn.Module:
@@ -153,3 +157,15 @@ def teachers_outputs(teacher: nn.Module, episodes: Episodes) -> Tensor:
         means = torch.stack([unit(support)[labels == c].mean(0) for c in range(4)])
         outputs.append(10 * unit(query) @ F.normalize(means, dim=-1).T)
     return torch.stack(outputs)
+
+
+@pytest.mark.parametrize("name", ["hyper-adapter", "protonet-distilled"])
+def test_a_frozen_network_without_running_averages_is_refused(name: str) -> None:
+    encoder = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).requires_grad_(False)
+    network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    with pytest.raises(InputError, match="layer '1' has no running averages: train it with them"):
+        METHODS[name].build(network, {}, "support", encoder)
+    METHODS[name].build(network, {}, "support", convert_norm(copy.deepcopy(encoder), "support"))
+    with torch.no_grad():
+        encoder(torch.randn(20, 6))
+    METHODS[name].build(network, {}, "support", encoder)

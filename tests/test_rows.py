@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from l2l_hyper import InputError
 from l2l_hyper.backbones.conv4 import conv4
 from l2l_hyper.backbones.mlp import mlp
 from l2l_hyper.data import ACCURACY, Episodes, get_tasksets
+from l2l_hyper.experiment.checkpoint import checkpoint_path, load_checkpoint
 from l2l_hyper.experiment.evaluation import evaluate_on
 from l2l_hyper.experiment.records import Record
 from l2l_hyper.experiment.trial import multiply_adds_per_query
@@ -47,9 +49,35 @@ def test_a_row_reads_support_sets_with_the_network_of_another(tmp_path: Path) ->
     assert records["protonet@large"].result.parameters["backbone"] == large
 
 
+@pytest.mark.parametrize("normalization", ["support", "transductive", "running"])
+def test_an_encoder_reads_as_it_did_in_its_own_row(tmp_path: Path, normalization: str) -> None:
+    options = {"hyper-adapter": {"encoder": "protonet", "generator": "linear"}}
+    settings = {**SMALL, "normalization": normalization}
+    l2l_hyper.compare("glyphs", ["protonet", "hyper-adapter"], options=options, out=tmp_path, **settings)
+    own, other = (
+        l2l_hyper.load(tmp_path / f"checkpoints/{name}-seed0.safetensors") for name in ("protonet", "hyper-adapter")
+    )
+    support = get_tasksets("glyphs").test.batch([0, 1], shots=2, queries=1).support
+    with torch.no_grad():
+        features = [of(support).features for of in (own.method.network, other.method.encoder)]
+    torch.testing.assert_close(*features)
+
+
 def test_the_other_row_must_come_first(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="protonet@large as its encoder.*earlier among the methods"):
+    with pytest.raises(InputError, match="encoder='protonet@large', a row .*earlier among the methods"):
         compared(tmp_path, ["hyper-adapter", "protonet@large"])
+
+
+def test_a_row_starts_from_the_network_of_another(tmp_path: Path) -> None:
+    options = {"maml": {"pretrained": "protonet", "lr": 1e-12}}
+    first, second = l2l_hyper.compare("glyphs", ["protonet", "maml"], options=options, out=tmp_path, **SMALL)
+    weights = [load_checkpoint(checkpoint_path(tmp_path, record.run)).tensors["selected"] for record in (first, second)]
+    names = [name for name in weights[0] if ".features." in name and weights[0][name].is_floating_point()]
+    assert names
+    for name in names:
+        torch.testing.assert_close(weights[0][name], weights[1][name])
+    file = checkpoint_path(tmp_path, first.run)
+    assert second.result.pretrained == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_an_unknown_option_of_a_rows_backbone_is_named() -> None:

@@ -24,8 +24,8 @@ tags: [few-shot-learning, meta-learning]
 # {label}, {tasksets} {ways}-way {shots}-shot
 
 - Test: {score} (95 % interval over {test_episodes:,} episodes).
-- Training: seed {seed}, {iterations:,} iterations, {episodes:,} episodes, {seconds:,.0f} s; the weights are those of
-  iteration {selected:,}, which {validation} on {validation_episodes:,} validation episodes selected.
+- Training: seed {seed}, {iterations:,} iterations, {episodes:,} episodes, {seconds:,.0f} s.
+- Weights: those of iteration {selected:,}, with {validation} on {validation_episodes:,} validation episodes the best.
 - Parameters: {parameters}.
 - Made by l2l_hyper {version}, commit {commit}, on {finished}: `{command}`
 

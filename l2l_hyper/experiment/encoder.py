@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..errors import InputError
+from ..functional import convert_norm
 from ..methods import TaskwiseNetwork
 from .backbone import backbone_of
 from .recipe.pretrained import read_pretrained
@@ -33,6 +34,7 @@ def read_encoder(path: str, seed: int, sample_shape: tuple[int, ...]) -> nn.Modu
     entry, options = backbone_of(run.experiment, run.options)
     model = entry.build(run.experiment.ways, sample_shape, options)
     pretrained.load_backbone(model)
+    model = convert_norm(model, run.experiment.normalization)
     network = TaskwiseNetwork(model)
     if pretrained.centre is not None:
         network.read_unit_length()

@@ -139,9 +139,7 @@ class Parts:
             model: its backbone.
             folder: of the comparison, where the checkpoint of another row lies that is named as the encoder.
         """
-        entry, path = self.methods[run.method], str(run.options.get("encoder", ""))
-        if path in self.plan.methods:
-            path = self._checkpoint_of(path, run, folder)
+        entry, path = self.methods[run.method], self.weights_of(run, "encoder", folder)
         shape = tuple(self.tasksets.train.batch([0], shots=1, queries=1).support.shape[2:])
         encoder = read_encoder(path, run.seed, shape) if path else None
         method = entry.build(model, run.options, run.experiment.normalization, encoder).to(self.device)
@@ -149,15 +147,17 @@ class Parts:
             method.to(memory_format=torch.channels_last)  # convolutions are two to three times faster
         return method
 
-    def _checkpoint_of(self, row: str, run: Run, folder: Path | None) -> str:
-        """The checkpoint of another row of the comparison, which was trained before."""
-        methods = self.plan.methods
-        if folder is None or methods.index(row) >= methods.index(run.method):
+    def weights_of(self, run: Run, option: str, folder: Path | None) -> str:
+        """Path of the trained weights that an option names, a checkpoint or an earlier row of the comparison."""
+        named, methods = str(run.options.get(option, "")), self.plan.methods
+        if named not in methods:
+            return named
+        if folder is None or methods.index(named) >= methods.index(run.method):
             raise InputError(
-                f"{run.method} has {row} as its encoder, which must be trained before and kept: name it earlier among "
-                "the methods, and give an output folder"
+                f"{run.method} has {option}={named!r}, a row that must be trained before and kept: name it earlier "
+                "among the methods, and give an output folder"
             )
-        return str(checkpoint_path(folder, replace(run, method=row)))
+        return str(checkpoint_path(folder, replace(run, method=named)))
 
     def _options(self, entry: MethodEntry) -> dict[str, Any]:
         given = self.plan.options.get(entry.name, {})

@@ -38,8 +38,9 @@ class Task:
     title: str
 
     def needs(self, other: Task) -> bool:
-        """Whether the other one's network is the encoder of this one."""
-        return other.run.seed == self.run.seed and other.run.method == self.run.options.get("encoder")
+        """Whether the other one's network is the encoder of this one, or what this one starts from."""
+        rows = [self.run.options.get(name) for name in ("encoder", "pretrained")]
+        return other.run.seed == self.run.seed and other.run.method in rows
 
 
 def carry_out(parts: Parts, out: Path | None, provenance: Provenance, console: Console) -> list[Record]:

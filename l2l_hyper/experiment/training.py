@@ -125,7 +125,8 @@ class _Training:
         first = train.batch([0], **largest).to(self.device)
         last = parts.tasksets.test.batch([0], **tested_form(e, e.shots)).to(self.device)
         self.model = parts.model(run, first)
-        self.pretrained = None if e.pretrained is None else read_pretrained(e.pretrained, run.seed)
+        start = parts.weights_of(run, "pretrained", folder) or e.pretrained
+        self.pretrained = read_pretrained(start, run.seed) if start else None
         if self.pretrained is not None:
             self.pretrained.load_backbone(self.model)
         self.method = method = parts.method(run, self.model, folder)

@@ -25,6 +25,7 @@ class Options:
         lr: learning rate of meta-training.
         backbone: name of the network of this row, where it is not that of the comparison.
         backbone_options: options of the backbone of this row, over those of the comparison.
+        pretrained: an earlier row of the comparison, or a checkpoint, whose backbone this row starts from.
 
     Raises:
         InputError: for a value of another type or out of the range that its field declares.
@@ -33,6 +34,7 @@ class Options:
     lr: Positive = 3e-3
     backbone: str = ""
     backbone_options: dict[str, Any] = field(default_factory=dict)
+    pretrained: str = ""
 
     def __post_init__(self) -> None:
         check_fields(self, "option")

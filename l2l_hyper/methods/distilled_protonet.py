@@ -18,10 +18,11 @@ from torch.nn import functional as F
 
 from ..data.episode import Episodes
 from ..errors import InputError
-from ..functional import convert_norm, share_copy
+from ..functional import share_copy
 from ..settings import NonNegative
 from .protonet import ProtoNet, ProtoNetOptions
-from .taskwise import Adapted, TaskwiseNetwork, class_means
+from .second_network import second_network
+from .taskwise import Adapted, class_means
 
 __all__ = ["DistilledProtoNet", "DistilledProtoNetOptions"]
 
@@ -62,8 +63,7 @@ class DistilledProtoNet(ProtoNet):
         if encoder is None:
             raise InputError("expected a teacher for the distilled Prototypical Network, got none; give encoder=")
         self.weight = options.weight
-        self.teacher = TaskwiseNetwork(convert_norm(share_copy(encoder), "running"))
-        self.teacher.requires_grad_(False).eval()
+        self.teacher = second_network(share_copy(encoder).requires_grad_(False)).eval()
 
     def train(self, mode: bool = True) -> DistilledProtoNet:
         """As of any module; the teacher stays in evaluation mode."""
@@ -75,7 +75,9 @@ class DistilledProtoNet(ProtoNet):
         """The loss of each episode and what it differs from the teacher, ``(T,)``."""
         own = super().loss(adapted, outputs, episodes)
         with torch.no_grad():
-            support, query = (F.normalize(self.teacher(x).features, dim=-1) for x in (episodes.support, episodes.query))
+            seen = self.teacher(episodes.support)
+            passed = self.teacher(episodes.query, None, seen.statistics)
+            support, query = (F.normalize(of.features, dim=-1) for of in (seen, passed))
             means, _ = class_means(support, episodes.support_set.one_hot(support.dtype))
             taught = (10.0 * query @ F.normalize(means, dim=-1).mT).log_softmax(-1)
         divergence = F.kl_div(outputs.log_softmax(-1), taught, log_target=True, reduction="none")

@@ -35,13 +35,14 @@ from torch.nn import functional as F
 
 from ..data.episode import SupportSet
 from ..errors import InputError
-from ..functional import convert_norm, full_precision, in_float32, share_copy
+from ..functional import full_precision, in_float32
 from ..settings import Count, Depth, NonNegative, Positive, Share
 from .base_learners import BASE_LEARNERS, LastLayer
 from .contract import Method, Options
 from .inner_loop import inner_loop, leaves
 from .modulation import Kind, Modulation, below_head
 from .residual import Generator, Residual
+from .second_network import second_network
 from .taskwise import Adapted, Pass, TaskwiseNetwork, linear_map
 
 __all__ = ["HyperAdapter", "HyperAdapterOptions", "Residual"]
@@ -98,13 +99,14 @@ class HyperAdapter(Method):
         options: see :class:`HyperAdapterOptions`.
         encoder: a network of any size whose features (the inputs of its last ``nn.Linear``) of the support set Δ reads
             besides those of ``model``; queries never pass through it, so what is deployed stays as small as ``model``.
-            If none of its parameters requires a gradient it is frozen and stays in evaluation mode.
+            If none of its parameters requires a gradient it is frozen and stays in evaluation mode; its BatchNorm
+            layers then need running averages.
         head: name of the last layer, see :class:`~l2l_hyper.methods.taskwise.TaskwiseNetwork`.
         first_order: whether gradients taken on the support set are constants.
         allow_unused: whether generated weights on which the outputs do not depend are accepted.
 
     Raises:
-        InputError: if the model has no final linear layer.
+        InputError: if the model has no final linear layer, or BatchNorm layers of a frozen encoder no averages.
     """
 
     Options = HyperAdapterOptions
@@ -141,8 +143,7 @@ class HyperAdapter(Method):
         self.linear_map = linear_map(features) if o.linear_map else nn.Identity()
         self.encoder = None
         if encoder is not None:
-            self.encoder = TaskwiseNetwork(convert_norm(share_copy(encoder), "running"))
-            self.encoder.release_head()
+            self.encoder = second_network(encoder)
             self.encoder_is_frozen = not any(p.requires_grad for p in self.encoder.parameters())
             self.encoder.train(not self.encoder_is_frozen)
         read = 0 if self.encoder is None else self.encoder.head.in_features
