@@ -319,13 +319,13 @@ def data(
     elif name not in LOADERS:
         raise InputError(f"{name} is nothing to fetch: {TASKSETS[name].summary}; try one of {', '.join(LOADERS)}")
     elif is_there(name, root):
-        screen.print(f"{name} is in {root}", markup=False)
+        screen.print(f"{name} is in {root}", markup=False, soft_wrap=True)
     else:
         say = Console(stderr=True)
         say.print(f"fetching {name} from {FROM[name]} into {root}", markup=False, soft_wrap=True)
         with raised():
             fetch(name, root)
-        screen.print(f"{name} is in {root}", markup=False)
+        screen.print(f"{name} is in {root}", markup=False, soft_wrap=True)
 
 
 @app.command("list")

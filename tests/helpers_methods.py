@@ -51,6 +51,9 @@ def small_method(
     known = dataclasses.fields(METHODS[name].options)
     options = {**{field.name: 0.0 for field in known if "dropout" in field.name}, **options}
     encoder = small_network() if "encoder" in {field.name for field in known} and "distilled" in name else None
+    if encoder is not None:
+        with torch.no_grad():
+            encoder(torch.randn(20, 1, 8, 8))  # gives it running averages
     model = small_network() if model is None else model
     method = METHODS[name].build(model, options, normalization, encoder).double()
     with torch.no_grad():

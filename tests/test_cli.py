@@ -386,7 +386,7 @@ def test_list(fake, run):
         "omniglot-cnn",
         "layers=4",
         "inner_lr=0.4",
-        "base_learner=gaussian",
+        "base_learner=cosine",
     ):
         assert text in screen
 

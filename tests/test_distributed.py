@@ -204,7 +204,10 @@ def test_two_processes_come_to_what_one_does(two: Two, tmp_path: Path, name: str
     assert (alone["processes"], first[name]["processes"]) == (1, 2)
     mine, theirs = (checkpoint(where, RUNS[name]) for where in (tmp_path, folder / name))
     for part in ("method", "optimizer"):
-        assert largest_difference(mine[part], theirs[part]) <= 1e-10
+        # Normalization takes the biases of convolutions away; their gradient is rounding, which Adam makes large.
+        kept = [name for name in mine[part] if not name.endswith("conv.bias")]
+        assert kept and mine[part].keys() == theirs[part].keys()
+        assert largest_difference(*({name: of[part][name] for name in kept} for of in (mine, theirs))) <= 1e-10
     assert measured(first[name]) == measured(second[name])
     alone, shared = measured(alone), measured(first[name])
     assert largest_difference(alone, shared) <= 1e-10

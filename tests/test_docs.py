@@ -212,23 +212,16 @@ def test_hyper_adapter_is_what_the_page_says(labels: list[int]) -> None:
     body, base, residual = backbone[:2], method.base_learner, method.residual
     read, generator = residual.encoder, residual.generator.linear
 
-    h, one_hot = body(x), F.one_hot(y, 3).double()
-    shots = one_hot.sum(0).unsqueeze(1)
+    def read_features(samples: Tensor) -> Tensor:
+        return F.normalize(body(samples) - method.network.head.centre, dim=1)
+
+    h, one_hot = read_features(x), F.one_hot(y, 3).double()
+    shots = one_hot.sum(0)
     mean = torch.stack([h[y == k].mean(0) for k in range(3)])
-    m, lam, psi = base.mean, base.log_precision.exp(), base.log_ratio.exp()
-    unequal = len(set(shots.flatten().tolist())) > 1
-    alpha = (lam * (h - mean[y]) ** 2).sum() / (7 * (6 - 3))
-    if unequal:
-        psi_hat = (lam * mean.var(0)).sum() / (7 * alpha) - (1 / shots).mean()
-        psi = psi * psi_hat / psi.mean()
-        m = (shots * psi / (shots * psi + 1) * mean).sum(0) / (shots * psi / (shots * psi + 1)).sum(0)
-    r = shots * psi / (shots * psi + 1)
-    v, c = 1 + r / shots, m + r * (mean - m)
-    w, b, quadratic = 2 * lam * c / v, -(lam * c**2 / v).sum(1), torch.zeros(3, 7).double()
-    if unequal:
-        size, precision = alpha * v.log().sum(1), lam / v
-        b, quadratic = b - (size - size.mean()), -(precision - precision.mean(0))
-    p = (h @ w.T + b + h**2 @ quadratic.T).softmax(1)
+    variance = (h - mean[y]).square().sum() / (6 - 3)
+    length = (mean.square().sum(1) + variance * (1 / shots.min() - 1 / shots)).sqrt()
+    w, b = base.log_scale.exp() * mean / length.unsqueeze(1), torch.zeros(3).double()
+    p = (h @ w.T).softmax(1)
 
     unit_w, unit_h = rms(w), rms(h)
     unit_b = unit_w * unit_h * 7**0.5
@@ -242,12 +235,7 @@ def test_hyper_adapter_is_what_the_page_says(labels: list[int]) -> None:
         z = z + attention(read.mixes[i], normed, normed)
         z = z + read.mlps[i](z)
     delta = generator(read.norm(z))
-    outputs = (
-        body(query) @ (w + 0.2 * unit_w * delta[:, :7]).T
-        + b
-        + 0.2 * unit_b * delta[:, 7]
-        + body(query) ** 2 @ quadratic.T
-    )
+    outputs = read_features(query) @ (w + 0.2 * unit_w * delta[:, :7]).T + 0.2 * unit_b * delta[:, 7]
     penalty = (0.2 * delta[:, :7]).square().mean() + (0.2 * delta[:, 7]).square().mean()
 
     adapted = method.adapt(SupportSet(x[None], y[None], 3))

@@ -79,7 +79,7 @@ def test_the_list_says_what_is_missing(run: Any, tmp_path: Path) -> None:
     for name, loader in LOADERS.items():
         assert not is_there(name, tmp_path) and name in FROM
         (line,) = [line for line in out.splitlines() if line.startswith(f"{name} ")]
-        assert line.split()[1] == "no" and f"{tmp_path}/ with {loader.expects.split()[0]}" in line
+        assert line.split()[1] == "no" and loader.expects.split()[0] in out
     assert "glyphs           –" in out
     code, _, err = run("data", "glyphs")
     assert code == 2 and "glyphs is nothing to fetch: letters and digits" in err

@@ -13,7 +13,7 @@ import torch
 
 import l2l_hyper
 from l2l_hyper.cli import main
-from l2l_hyper.methods.base_learners import Gaussian
+from l2l_hyper.methods.base_learners import Cosine
 
 PACKAGE = Path(l2l_hyper.__file__).parent
 SETTINGS = {
@@ -32,7 +32,7 @@ def stacks_in_training(start: Callable[[], Any]) -> list[list[str]]:
     stacks: list[list[str]] = []
 
     def observe(frame: FrameType | None, event: str, argument: object) -> None:
-        if event != "call" or frame is None or frame.f_code is not Gaussian.forward.__code__:
+        if event != "call" or frame is None or frame.f_code is not Cosine.forward.__code__:
             return
         if not torch.is_grad_enabled():  # the one iteration is done
             sys.setprofile(before)

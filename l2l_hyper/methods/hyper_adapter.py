@@ -6,10 +6,10 @@ layer, with its bias, is
 .. math:: (w_k, b_k) = B_k(H, Y) + s\,(\rho_w,\; \rho_w\,\rho_h \sqrt{D}) \odot \Delta_k, \qquad
           \Delta = G\,A\bigl([w/\rho_w,\; b/(\rho_w \rho_h \sqrt D)],\; H/\rho_h,\; Y,\; P\bigr)
 
-- **B, the base learner.**  By default Gaussian classes with learned diagonal covariances,
-  :class:`~l2l_hyper.methods.base_learners.Gaussian`: with :math:`\bar x_k` the mean of the K features of class k,
-  :math:`w_k = 2\lambda c_k / v` and :math:`b_k = -\sum \lambda c_k^2 / v`, where
-  :math:`c_k = m + r(\bar x_k - m)`, :math:`r = K\psi / (K\psi + 1)`, :math:`v = 1 + r/K`.
+- **B, the base learner.**  By default cosine similarity to class means,
+  :class:`~l2l_hyper.methods.base_learners.Cosine`: with :math:`\bar x_k` the mean feature of class k,
+  :math:`w_k = \tau \bar x_k / \lVert \bar x_k \rVert` and :math:`b_k = 0`, for features of unit length about a learned
+  centre.
 - **Δ, the residual.**  What it reads: the base learner's rows, the features, the labels, and the predictions P of the
   base learner on the support set, by the attention A of
   :class:`~l2l_hyper.methods.class_attention.ClassAttention`.  What it writes: one row per class, by a linear map G
@@ -55,7 +55,7 @@ class HyperAdapterOptions(Options):
     """Options of HyperAdapter.
 
     Attributes:
-        base_learner: "gaussian", "prototype", "cosine" or "ridge", see :mod:`l2l_hyper.methods.base_learners`;
+        base_learner: "cosine", "prototype", "gaussian" or "ridge", see :mod:`l2l_hyper.methods.base_learners`;
             "gradient" for gradient steps from the network's own weights, as MAML takes them; "own" for those weights.
         linear_map: whether the closed form reads the support features through a learned linear map, at first identity.
         residual: whether there is Δ at all.
@@ -74,7 +74,7 @@ class HyperAdapterOptions(Options):
         steps: its gradient steps.
     """
 
-    base_learner: BaseLearnerName = "gaussian"
+    base_learner: BaseLearnerName = "cosine"
     linear_map: bool = False
     residual: bool = True
     generator: Generator = "attention"

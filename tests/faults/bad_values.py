@@ -39,7 +39,7 @@ OPTIONAL = {  # None is one of their values; what they are otherwise
     "normalization": "support",
 }
 # Texts that are free, and whose meaning is found where they are used.
-FREE = {"encoder", "generate", "layer", "backbone", "tasksets"}
+FREE = {"encoder", "pretrained", "generate", "layer", "backbone", "tasksets"}
 
 
 def bad_values(name: str, default: Any, of: str = "") -> list[Any]:
