@@ -68,15 +68,15 @@ styled = rc_context(_STYLE)  # type: ignore[arg-type]
 def looks(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour, marker and dashes of every method, as arguments of ``Axes.plot``.
 
-    The colour is a function of the name alone, so a method has it in every figure.  Methods that share one have
-    different markers.
+    The colour is a function of the name before "@" alone, so a method and its variants have it in every figure.  Those
+    that share one have different markers.
 
     >>> looks(["maml", "protonet"])["maml"]
     {'color': '#D55E00', 'marker': 'o', 'linestyle': '-'}
     """
     found, before = {}, Counter[str]()
     for method in sorted(set(methods)):
-        color = COLORS[zlib.crc32(method.encode(errors="replace"), _SPREAD) % len(COLORS)]
+        color = COLORS[zlib.crc32(method.partition("@")[0].encode(errors="replace"), _SPREAD) % len(COLORS)]
         nth = before[color]
         before[color] += 1
         found[method] = {
