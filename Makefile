@@ -20,7 +20,7 @@ help:
 	@echo "make types     check types with mypy"
 	@echo "make doctest   run the examples in the docstrings"
 	@echo "make docs      build the documentation into build/site, and run its notebooks"
-	@echo "make dist      build wheel and sdist into build/dist, and try the wheel"
+	@echo "make dist      build wheel and sdist into build/dist, and try the wheel in a fresh environment"
 	@echo "make clean     remove .venv and what the tools cached; runs/ stays"
 
 install: $(INSTALLED)
@@ -49,13 +49,15 @@ doctest: $(INSTALLED)
 docs: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --quiet --fail-on-warning --jobs 2 docs build/site
 
-# What is declared to be needed is installed by `make install`; here the files have to be all there.
+# The wheel and what it declares, in an environment of their own: from the cache that `make install` filled, if it can be.
 dist: $(INSTALLED)
 	rm -rf build/dist build/fresh build/fresh-run
 	$(UV) build --quiet --out-dir build/dist
-	$(UV) pip install --quiet --no-deps --target build/fresh build/dist/*.whl
-	cd build/fresh && $(abspath $(BIN))/python -m l2l_hyper compare --methods protonet --channels 4 --iterations 1 \
-	    --validation-episodes 2 --test-episodes 2 --out ../fresh-run
+	$(UV) venv --quiet --python $(BIN)/python build/fresh
+	$(UV) pip install --quiet --python build/fresh --offline build/dist/*.whl 2>/dev/null || \
+	    $(UV) pip install --quiet --python build/fresh build/dist/*.whl
+	cd build && fresh/bin/l2l-hyper compare --methods protonet --channels 4 --iterations 1 \
+	    --validation-episodes 2 --test-episodes 2 --out fresh-run
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

@@ -43,6 +43,7 @@ def test_import_is_quiet_light_and_quick() -> None:
         "torch",
         "gym",
         "higher",
+        "huggingface_hub",
         "learn2learn",
         "matplotlib",
         "pytorch_lightning",
@@ -90,9 +91,12 @@ def test_old_names_warn_and_work(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_version_is_told_the_same_everywhere() -> None:
     version = l2l_hyper.__version__
     assert importlib.metadata.version("l2l-hyper") == version
-    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    cited = re.search(
+        rf"\nversion: {version}\ndate-released: (\S+)\n", (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    )
+    assert cited is not None
     assert f"version = {{{version}}}" in (ROOT / "docs" / "citation.md").read_text(encoding="utf-8")
-    assert version in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## [{version}] - {cited[1]}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_command_line_is_declared() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 
 import l2l_hyper
@@ -19,6 +22,7 @@ from l2l_hyper.backbones import BACKBONES
 from l2l_hyper.data import TASKSETS, get_tasksets
 from l2l_hyper.data.glyphs import glyph_images
 from l2l_hyper.errors import InputError
+from l2l_hyper.experiment import TrainedLearner
 from l2l_hyper.experiment.checkpoint import load_checkpoint, save_checkpoint
 from l2l_hyper.experiment.parts import Parts
 from l2l_hyper.experiment.plan import from_flags
@@ -226,3 +230,83 @@ def test_pixels_are_scaled_as_in_the_training(out: Path) -> None:
     parts = Parts(transfer_plan(trained, from_flags({"tasksets": "glyphs", "test_episodes": "2"})), trains=False)
     record_of(trained, checkpoint(out), parts, collect("test", "cpu"))
     assert parts.tasksets.test.scale == TASKSETS["mini-imagenet"].scale({}) == 1.0  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def with_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a row whose encoder is a row with an encoder."""
+    out = tmp_path_factory.mktemp("with_encoder")
+    encoders = {"hyper-adapter@one": "protonet", "hyper-adapter@two": "hyper-adapter@one"}
+    options = {row: {"encoder": encoder, "generator": "linear"} for row, encoder in encoders.items()}
+    l2l_hyper.compare("glyphs", ["protonet", *encoders], options=options, out=out, **SMALL)
+    return checkpoint(out, "hyper-adapter_two")
+
+
+def test_a_folder_for_the_hub_has_all_that_a_learner_is(with_encoder: Path, tmp_path: Path) -> None:
+    """Nothing is read from where it came from; and what was read can be saved again."""
+    learner, elsewhere = l2l_hyper.load(with_encoder), tmp_path / "elsewhere"
+    learner.save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved").rename(elsewhere)
+    assert (elsewhere / "model.safetensors").read_bytes() == with_encoder.read_bytes()
+    for name in ("hyper-adapter_one-seed0.safetensors", "protonet-seed0.safetensors"):
+        assert (elsewhere / name).read_bytes() == with_encoder.with_name(name).read_bytes()
+    read = TrainedLearner.from_pretrained(elsewhere)
+    (x, y), clones = (torch.rand(6, 1, 28, 28), torch.arange(3).repeat(2)), [learner.clone(), read.clone()]
+    for clone in clones:
+        clone.adapt(support=(x, y))
+    torch.testing.assert_close(clones[0](x), clones[1](x), rtol=0, atol=0)
+    card = ModelCard.load(elsewhere / "README.md")
+    assert card.data.library_name == "l2l_hyper" and "few-shot-learning" in card.data.tags
+    assert (
+        'l2l_hyper.load("model.safetensors")' in card.text and "# HyperAdapter, two, glyphs 3-way 1-shot" in card.text
+    )
+    read.save_pretrained(tmp_path / "again")
+    for path in elsewhere.iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_repository_of_the_hub_is_sent_and_fetched(
+    with_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls that would reach the network are replaced: the repository is a folder."""
+    hub, learner = tmp_path / "hub", l2l_hyper.load(with_encoder)
+
+    def upload(_: HfApi, *, folder_path: Path, repo_id: str, **options: Any) -> str:
+        shutil.copytree(folder_path, hub / repo_id)
+        return f"commit of {repo_id}"
+
+    def download(repo_id: str, *, revision: str | None, **options: Any) -> str:
+        assert revision in (None, "v1")
+        return str(hub / repo_id)
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda _, repo_id, **options: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", lambda **o: hub / o["repo_id"] / o["filename"])
+    monkeypatch.setattr("l2l_hyper.experiment.hub.snapshot_download", download)
+    assert learner.push_to_hub("owner/name", private=True) == "commit of owner/name"
+    for read in (l2l_hyper.load("hf://owner/name"), TrainedLearner.from_pretrained("owner/name", revision="v1")):
+        torch.testing.assert_close(read.state_dict(), learner.state_dict(), rtol=0, atol=0)
+    with pytest.raises(TypeError, match="revisio"):
+        TrainedLearner.from_pretrained("owner/name", revisio="v1")
+
+
+def test_what_cannot_be_saved_for_or_read_from_the_hub_is_told(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="expected a folder of save_pretrained or .*, got no/such/folder"):
+        TrainedLearner.from_pretrained("no/such/folder")
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes(checkpoint(out).read_bytes())
+    (tmp_path / "README.md").write_text("of something else", encoding="utf-8")
+    with pytest.raises(InputError, match="expected the model card .*alone.md, got none"):
+        l2l_hyper.load(alone).save_pretrained(tmp_path / "x")
+    learner = l2l_hyper.load(checkpoint(out))
+    with torch.no_grad():
+        next(learner.parameters()).add_(1)
+    with pytest.raises(InputError, match="got others: the learner has adapted or was trained further"):
+        learner.save_pretrained(tmp_path / "x")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.delitem(sys.modules, "l2l_hyper.experiment.hub")
+    for call in (lambda: learner.save_pretrained(tmp_path / "x"), lambda: l2l_hyper.load("hf://owner/name")):
+        with pytest.raises(InputError, match=r"pip install 'l2l_hyper\[hub\]'"):
+            call()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,9 @@ from .encoder import read_encoder
 from .parts import find_device
 from .recipe.classification import add_classifier
 
-__all__ = ["TrainedLearner", "build", "load", "read_trained"]
+__all__ = ["TrainedLearner", "build", "encoder_file", "encoder_name", "load", "read_trained"]
+
+_HUB = "hf://"
 
 
 class TrainedLearner(Learner):
@@ -34,11 +37,12 @@ class TrainedLearner(Learner):
     Attributes:
         run: the configuration.
         sample_shape: shape of the samples.
+        file: the checkpoint.
     """
 
-    def __init__(self, method: Method, checkpoint: Checkpoint) -> None:
+    def __init__(self, method: Method, checkpoint: Checkpoint, file: Path) -> None:
         super().__init__(method)
-        self.run, self.sample_shape = checkpoint.run, checkpoint.sample_shape
+        self.run, self.sample_shape, self.file = checkpoint.run, checkpoint.sample_shape, file
         self._ways = checkpoint.run.experiment.ways
 
     def read(self, paths: Iterable[str | Path]) -> Tensor:
@@ -56,12 +60,61 @@ class TrainedLearner(Learner):
             raise InputError("expected files to read, got none")
         return torch.stack(samples).to(next(self.parameters()).device)
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the checkpoint, that of its encoder, and the model card, as a repository of the Hugging Face Hub.
+
+        The files are ``model.safetensors``, ``config.json`` and ``README.md``, and that of the encoder.
+
+        Raises:
+            InputError: where the weights are no longer those of the checkpoint or it has no model card, and without the
+                extra ``hub``.
+        """
+        from .hub import OnHub  # needs an extra
+
+        OnHub(self).save_pretrained(folder)
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Put what :meth:`save_pretrained` writes into a repository of the Hub, which is made if need be.
+
+        Args:
+            repository: ``"owner/name"``.
+            options: such as ``private=True``; all are those of ``huggingface_hub.ModelHubMixin.push_to_hub``.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            InputError: as :meth:`save_pretrained`.
+        """
+        from .hub import OnHub
+
+        return OnHub(self).push_to_hub(repository, **options)
+
+    @staticmethod
+    def from_pretrained(
+        source: str | Path, *, device: str = "cpu", trust: bool = False, **options: Any
+    ) -> TrainedLearner:
+        """The learner of a repository of the Hub, ``"owner/name"``, or of a folder of :meth:`save_pretrained`.
+
+        Args:
+            source: the repository or the folder.
+            device: as in :func:`load`.
+            trust: as in :func:`load`.
+            options: such as ``revision="main"``; all are those of ``huggingface_hub.ModelHubMixin.from_pretrained``.
+
+        Raises:
+            InputError: for a source that cannot be reached, without the extra ``hub``, and as :func:`load`.
+        """
+        from .hub import read
+
+        return read(source, device=device, trust=trust, **options)
+
 
 def load(path: str | Path, *, device: str = "cpu", trust: bool = False) -> TrainedLearner:
     """The trained learner of a checkpoint, which ``compare`` keeps as ``OUT/checkpoints/METHOD-seedN.safetensors``.
 
     Args:
-        path: of the checkpoint.
+        path: of the checkpoint; or ``"hf://owner/name"``, see :meth:`TrainedLearner.from_pretrained`.
         device: such as "cuda".
         trust: whether code that the checkpoint names, as ``package.module:object``, may be imported and run.
 
@@ -77,8 +130,10 @@ def load(path: str | Path, *, device: str = "cpu", trust: bool = False) -> Train
         >>> learner.adapt(support=(learner.read(["a.png", "b.png"]), torch.tensor([0, 1])), ways=2)  # doctest: +SKIP
         >>> learner(learner.read(["c.png"])).softmax(-1)  # doctest: +SKIP
     """
-    checkpoint = read_trained(path, trust=trust)
-    return TrainedLearner(build(checkpoint, expanded(str(path)))[0], checkpoint).to(find_device(device)).eval()
+    if str(path).startswith(_HUB):
+        return TrainedLearner.from_pretrained(str(path).removeprefix(_HUB), device=device, trust=trust)
+    checkpoint, file = read_trained(path, trust=trust), expanded(str(path)).absolute()
+    return TrainedLearner(build(checkpoint, file)[0], checkpoint, file).to(find_device(device)).eval()
 
 
 def read_trained(path: str | Path, *, trust: bool = False) -> Checkpoint:
@@ -111,7 +166,7 @@ def build(checkpoint: Checkpoint, path: Path) -> tuple[Method, nn.Module]:
     run, weights = checkpoint.run, checkpoint.tensors["selected"]
     backbone, options = backbone_of(run.experiment, run.options)
     model = backbone.build(checkpoint.outputs, checkpoint.sample_shape, options)
-    file = _encoder_file(run, path)
+    file = encoder_file(run, path)
     encoder = None if file is None else read_encoder(str(file), run.seed, checkpoint.sample_shape)
     method = METHODS[run.method].build(model, run.options, run.experiment.normalization, encoder)
     if "whole_classifier.weight" in weights:
@@ -124,11 +179,21 @@ def build(checkpoint: Checkpoint, path: Path) -> tuple[Method, nn.Module]:
     return method, model
 
 
-def _encoder_file(run: Run, path: Path) -> Path | None:
+def encoder_name(run: Run) -> str:
+    """How the checkpoint of a run's encoder is called where it lies beside that of the run."""
+    return f"{replace(run, method=_named_encoder(run)).name}{SUFFIX}"
+
+
+def encoder_file(run: Run, path: Path) -> Path | None:
     """The checkpoint of a run's encoder: that of a row of the same comparison, or the file that is named."""
-    named = str(run.options.get("encoder", "")).replace("{seed}", str(run.seed))
-    beside = path.with_name(f"{replace(run, method=named).name}{SUFFIX}") if named else path
-    return None if not named else beside if beside.exists() else expanded(named)
+    if not _named_encoder(run):
+        return None
+    beside = path.with_name(encoder_name(run))
+    return beside if beside.exists() else expanded(_named_encoder(run))
+
+
+def _named_encoder(run: Run) -> str:
+    return str(run.options.get("encoder", "")).replace("{seed}", str(run.seed))
 
 
 def _require_no_code(run: Run, file: Path) -> None:
@@ -143,6 +208,6 @@ def _require_no_code(run: Run, file: Path) -> None:
                 f"{file} names code to run, {name}, which may be anything; where you know it, trust it "
                 "(--trust, or trust=True)"
             )
-    encoder = _encoder_file(run, file)
+    encoder = encoder_file(run, file)
     if encoder is not None:
         read_trained(encoder)
