@@ -14,7 +14,7 @@ SCRIPTS := .venv/learn2learn-0.2.0
 
 help:
 	@echo "make install   build the environment in .venv (PYTHON=python3.12 names another Python than python3)"
-	@echo "make demo      train and compare HyperAdapter, MAML and ProtoNet on drawn glyphs, into runs/demo"
+	@echo "make demo      train and compare HyperAdapter, MAML and ProtoNet on drawn glyphs, into runs/demo (five minutes)"
 	@echo "make test      run the tests"
 	@echo "make lint      check style and formatting with ruff"
 	@echo "make types     check types with mypy"
