@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from l2l_hyper import HyperAdapter, InputError
 
-DRAWS, MORE_DRAWS = 40, 180  # for each kind of loss: 520 in all, 2,340 in the campaign
+DRAWS = 160  # for each of 13 kinds of loss
 
 
 @dataclass
@@ -215,16 +215,7 @@ def drawn(kind: Callable[[Task], Asked], seed: int) -> bool:
     return True
 
 
-every_kind = pytest.mark.parametrize("kind", [*CLASSES, *VALUES])
-
-
-@every_kind
-def test_a_loss_gives_what_its_support_set_gives(kind: Callable[[Task], Asked], draws: int = DRAWS) -> None:
-    answered = sum(drawn(kind, seed) for seed in range(draws))
-    assert answered >= 0.6 * draws, f"{draws - answered} of {draws} draws were refused"
-
-
-@pytest.mark.campaign
-@every_kind
-def test_a_loss_gives_what_its_support_set_gives_many_times(kind: Callable[[Task], Asked]) -> None:
-    test_a_loss_gives_what_its_support_set_gives(kind, MORE_DRAWS)
+@pytest.mark.parametrize("kind", [*CLASSES, *VALUES])
+def test_a_loss_gives_what_its_support_set_gives(kind: Callable[[Task], Asked]) -> None:
+    answered = sum(drawn(kind, seed) for seed in range(DRAWS))
+    assert answered >= 0.6 * DRAWS, f"{DRAWS - answered} of {DRAWS} draws were refused"

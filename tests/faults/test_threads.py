@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from l2l_hyper import EpisodicBatchNorm, HyperAdapter
 from l2l_hyper.data.episode import SupportSet
 from l2l_hyper.experiment.recipe.classification import WholeClassifier, class_pass
-from l2l_hyper.functional import Normalization, update_running
+from l2l_hyper.functional import Normalization, convert_norm, update_running
 from l2l_hyper.methods import METHODS, TaskwiseNetwork
 from l2l_hyper.methods.hyper_adapter import BaseLearnerName
 
@@ -131,7 +131,8 @@ def method(name: str) -> Callable[[], Any]:
     def make() -> Any:
         torch.manual_seed(3)
         options = {field.name: 0.0 for field in dataclasses.fields(METHODS[name].options) if "dropout" in field.name}
-        made = METHODS[name].build(network(), options, "support", network() if name == "protonet-distilled" else None)
+        teacher = convert_norm(network(), "support") if name == "protonet-distilled" else None
+        made = METHODS[name].build(network(), options, "support", teacher)
         made.add_module("whole_classifier", WholeClassifier(16, WAYS))
         return with_noise(made)
 
@@ -140,7 +141,7 @@ def method(name: str) -> Callable[[], Any]:
 
 Subjects = dict[str, tuple[Callable[[], Any], Callable[[Any], dict[str, Operation]]]]
 SUBJECTS: Subjects = {
-    "gaussian": (learner(normalization="support"), of_learner),
+    "gaussian": (learner(base_learner="gaussian", normalization="support"), of_learner),
     "cosine": (learner(base_learner="cosine"), of_learner),
     "gradient": (learner(base_learner="gradient", generate="*"), of_learner),
     "InstanceNorm": (learner(instance_norm, base_learner="ridge"), of_learner),
