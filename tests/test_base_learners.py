@@ -189,7 +189,7 @@ def recalls(found: Tensor, labels: Tensor) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("reader", ["itself", "an encoder"])
-@pytest.mark.parametrize("generator_name", ["attention", "linear"])
+@pytest.mark.parametrize("generator_name", ["attention", "linear", "mlp"])
 @pytest.mark.parametrize("name", sorted(BASE_LEARNERS))
 def test_a_class_of_one_shot_is_recalled_nearly_as_often_as_by_bayes_rule(
     name: str, generator_name: str, reader: str

@@ -36,7 +36,7 @@ def noisy(module: nn.Module) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize("generator", ["attention", "linear"])
+@pytest.mark.parametrize("generator", ["attention", "linear", "mlp"])
 def test_queries_never_pass_the_encoder(generator: str) -> None:
     episodes, encoder = small_episodes(), larger().requires_grad_(False)
     options = {"base_learner": "cosine", "generator": generator, "width": 16, "blocks": 1}
@@ -54,7 +54,7 @@ def test_queries_never_pass_the_encoder(generator: str) -> None:
     assert not [name for name in learned if name.startswith("encoder.")]
 
 
-@pytest.mark.parametrize("generator", ["attention", "linear"])
+@pytest.mark.parametrize("generator", ["attention", "linear", "mlp"])
 def test_the_weights_depend_on_what_the_encoder_reads(generator: str) -> None:
     """With the support images of the encoder exchanged for another task's, the class vectors change."""
     episodes = small_episodes()
@@ -86,6 +86,35 @@ def test_the_linear_generator_is_one_matrix_of_the_encoders_class_means() -> Non
         weight = base.adapt(support).weights["7.weight"][0]
         change = (means[0] @ linear.weight.T + linear.bias)[:, :-1]
         torch.testing.assert_close(difference["7.weight"][t], 0.2 * weight.square().mean().sqrt() * change)
+
+
+def test_for_unit_length_the_residual_of_a_perceptron_turns_rows_and_keeps_their_length() -> None:
+    episodes, encoder = small_episodes(), larger().requires_grad_(False)
+    options = {"base_learner": "cosine", "generator": "mlp", "width": 16, "dropout": 0.5, "scale": 0.7}
+    method = noisy(METHODS["hyper-adapter"].build(small_network().double(), options, "support", encoder).double())
+    method.eval()  # no dropout
+    adapted = method.adapt(episodes.support_set)
+    without = method.controlled(adapted, "no residual").weights
+    made, generate, centre = method.residual.encoder, method.residual.generator.linear, method.network.head.centre
+    for t, support in enumerate(episodes.support_set):
+        row = without["7.weight"][t]
+        features = F.normalize(method.network.module[:-1](support.x[0]) - centre, dim=-1)
+        read = encoder[:-1].eval()(support.x[0])
+        means, _ = class_means(read[None] / read.square().mean().sqrt(), support.one_hot(read.dtype))
+        unit = row.square().mean().sqrt()
+        rows = torch.cat([row / unit, torch.zeros(len(row), 1, dtype=row.dtype)], -1)
+        change = (
+            F.gelu(torch.cat([means[0], rows], -1) @ made[0].weight.T + made[0].bias) @ generate.weight.T
+            + generate.bias
+        )
+        turned = row + 0.7 * unit * change[:, :-1]
+        wanted = turned * (row.norm(dim=1) / turned.norm(dim=1)).unsqueeze(1)
+        torch.testing.assert_close(adapted.weights["7.weight"][t], wanted)
+        bias_unit = unit * features.square().mean().sqrt() * features.shape[1] ** 0.5
+        torch.testing.assert_close(adapted.weights["7.bias"][t], 0.7 * bias_unit * change[:, -1])
+    others = method.controlled(adapted, "another task's").weights["7.weight"]
+    torch.testing.assert_close(others.norm(dim=-1), without["7.weight"].norm(dim=-1))
+    assert (others - adapted.weights["7.weight"]).abs().max() > 1e-3
 
 
 def test_a_frozen_encoder_stays_as_it_is_and_one_that_learns_does_not() -> None:

@@ -16,6 +16,8 @@ layer, with its bias, is
   that is zero before training, so that an untrained learner *is* its base learner.
 - **Units.**  :math:`\rho_w` and :math:`\rho_h` are the root mean squares of the base learner's weight and of the
   features of the task: whoever multiplies one or the other by a number changes nothing.
+- **Length.**  For features of unit length, as those of "cosine", a row keeps the length that the base learner gives it:
+  Δ turns it and nothing else.
 - **Scale** s = 0.2, and **penalty**: the loss of each task gains :math:`\gamma\,\operatorname{mean}(s\Delta)^2`, the
   weight and the bias each for itself, with γ = 1.
 
@@ -59,15 +61,16 @@ class HyperAdapterOptions(Options):
             "gradient" for gradient steps from the network's own weights, as MAML takes them; "own" for those weights.
         linear_map: whether the closed form reads the support features through a learned linear map, at first identity.
         residual: whether there is Δ at all.
-        generator: what makes Δ: "attention", or "linear" for one linear map of the class means.
+        generator: what makes Δ: "attention"; "linear" for one linear map of the class means; or "mlp" for a perceptron
+            with one hidden layer, which reads the class means and the base learner's rows.
         encoder: a network that reads the support set besides the network itself, see :class:`HyperAdapter`: an earlier
             row of the comparison, or a checkpoint, in whose path ``{seed}`` stands for the training seed.
         scale: s, the size of Δ in units of the base learner's weights.
         penalty: γ, the weight of the mean square of sΔ in the loss.
-        width: width of the attention.
+        width: width of the attention, or of the hidden layer.
         blocks: blocks of attention.
         heads: attention heads.
-        dropout: on the sample tokens and in the blocks, while training.
+        dropout: while training, on the sample tokens and in the blocks, or on the hidden layer.
         generate: shell patterns, separated by commas, of the weights that are the task's own besides the last layer.
         modulation: how the residual changes those: "feature-wise", "low-rank" or "both".
         inner_lr: inner learning rate of ``base_learner="gradient"``.
@@ -169,7 +172,7 @@ class HyperAdapter(Method):
             self.network.check_ways(support)
         with torch.set_grad_enabled(differentiable or self.iterative):
             before = self.initial(len(support)) if adapted is None else adapted
-            weights, base, penalty, first = before.weights, before.base, before.penalty, not before.steps
+            weights, sums, penalty, first = before.weights, before.sums, before.penalty, not before.steps
             if not differentiable:
                 weights = leaves(weights)
             read = weights if self.iterative or not first else None  # the network's own are faster when they are shared
@@ -209,13 +212,14 @@ class HyperAdapter(Method):
                         layer = make(self.linear_map(seen.features), targets)
                     head = self.network.head_weights(*layer)
                     if self.residual is not None:
-                        base = head
-                        head, of_head = self._with_residual(self.residual, layer, seen, targets, support)
+                        added, of_head = self._generated(self.residual, layer, seen, targets, support)
+                        sums = {name: (head[name], of) for name, of in added.items()}
+                        head = {**head, **{name: self._sum(*of) for name, of in sums.items()}}
                         penalty = penalty + of_head
                 weights = {**weights, **head}
             if self.iterative and self.body and seen.statistics:  # the queries meet those of the adapted network
                 seen = self.network(support.x, weights, track=track)
-        made = Adapted(weights, seen.statistics, penalty, before.steps + 1, base)
+        made = Adapted(weights, seen.statistics, penalty, before.steps + 1, sums)
         return made if differentiable else made.detached()
 
     def predict(self, adapted: Adapted, query: Tensor) -> Tensor:
@@ -225,10 +229,9 @@ class HyperAdapter(Method):
     def controlled(self, adapted: Adapted, control: str) -> Adapted:
         """The last layer with another residual: none, that of the next task, or the mean of all T tasks."""
         weights = dict(adapted.weights)
-        for name, base in adapted.base.items():
-            own = weights[name] - base
+        for name, (base, own) in adapted.sums.items():
             others = {"no residual": 0 * own, "another task's": own.roll(1, 0), "mean": own.mean(0, keepdim=True)}
-            weights[name] = base + others[control]
+            weights[name] = self._sum(base, others[control])
         return replace(adapted, weights=weights)
 
     def penalty(self, adapted: Adapted) -> Tensor | float:
@@ -248,10 +251,10 @@ class HyperAdapter(Method):
             if part is not None:
                 part.compile(*args, **kwargs)
 
-    def _with_residual(
+    def _generated(
         self, residual: Residual, layer: LastLayer, seen: Pass, targets: Tensor, support: SupportSet
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """B + sΔ by name, and the penalty."""
+        """sΔ by name, and the penalty."""
         weight, bias, quadratic = layer
         own_bias = weight.new_zeros(weight.shape[:-1]) if bias is None else bias
         outputs = vmap(F.linear)(seen.features, weight, own_bias)
@@ -259,12 +262,16 @@ class HyperAdapter(Method):
             outputs = outputs + vmap(F.linear)(seen.features.square(), quadratic)
         predictions = outputs if support.ways is None else outputs.softmax(-1)
         changes, units = residual(seen.features, self._read(support), targets, predictions, weight, own_bias)
-        weight, own_bias = (
-            of + unit * self.options.scale * change
-            for of, unit, change in zip((weight, own_bias), units, changes, strict=True)
-        )
-        head = self.network.head_weights(weight, None if bias is None else own_bias, quadratic)
-        return head, self._penalty(changes[0]) + self._penalty(changes[1])
+        of_weight, of_bias = (unit * self.options.scale * change for unit, change in zip(units, changes, strict=True))
+        added = self.network.head_weights(of_weight, None if bias is None else of_bias)
+        return added, self._penalty(changes[0]) + self._penalty(changes[1])
+
+    def _sum(self, base: Tensor, added: Tensor) -> Tensor:
+        """B + sΔ; for features of unit length, rows of the length that B gives them."""
+        rows = base + added
+        if self.base_learner is None or not self.base_learner.unit_length or rows.ndim < 3:
+            return rows
+        return F.normalize(rows, dim=-1) * base.norm(dim=-1, keepdim=True)
 
     def _read(self, support: SupportSet) -> Tensor | None:
         """What the encoder makes of the support samples, ``(T, N, E)``."""

@@ -56,21 +56,22 @@ class Adapted:
         statistics: mean and variance ``(T, channels)`` of the support set by name of the normalization layer.
         penalty: what the loss of each task gains, ``(T,)``.
         steps: how often the tasks were adapted.
-        base: those of the weights to which something generated was added, without it.
+        sums: of the weights to which something generated was added, what they were and what was added.
     """
 
     weights: dict[str, Tensor]
     statistics: Statistics = field(default_factory=dict)
     penalty: Tensor | float = 0.0
     steps: int = 1
-    base: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def converted(self, change: Callable[[Tensor], Tensor]) -> Adapted:
         """The same with every tensor changed."""
         statistics = {name: (change(mean), change(var)) for name, (mean, var) in self.statistics.items()}
         penalty = change(self.penalty) if isinstance(self.penalty, Tensor) else self.penalty
-        weights, base = ({name: change(w) for name, w in of.items()} for of in (self.weights, self.base))
-        return Adapted(weights, statistics, penalty, self.steps, base)
+        weights = {name: change(w) for name, w in self.weights.items()}
+        sums = {name: (change(base), change(added)) for name, (base, added) in self.sums.items()}
+        return Adapted(weights, statistics, penalty, self.steps, sums)
 
     def detached(self) -> Adapted:
         """The same values without a graph."""

@@ -14,7 +14,7 @@ from .taskwise import class_means
 
 __all__ = ["Generator", "Residual"]
 
-Generator = Literal["attention", "linear"]
+Generator = Literal["attention", "linear", "mlp"]
 
 
 class Residual(HyperNetwork):
@@ -23,18 +23,27 @@ class Residual(HyperNetwork):
     Args:
         features: D.
         read: E, the numbers that an encoder of the support set adds to the tokens of classes and samples, or 0.
-        generator: "attention", or "linear" for class means in the place of what the attention makes of them.
-        **attention: ``width``, ``blocks``, ``heads``, ``dropout``.
+        generator: what the embedding of a class is: "attention", what its token has read from the support set;
+            "linear", the mean of its samples; "mlp", a hidden layer that reads this mean and the base learner's row.
+        width: of the attention, or of the hidden layer.
+        dropout: while training, on sample tokens and in the blocks, or on the hidden layer.
+        **attention: ``blocks`` and ``heads``.
     """
 
-    def __init__(self, features: int, read: int, generator: Generator, **attention: Any) -> None:
+    def __init__(
+        self, features: int, read: int, generator: Generator, *, width: int, dropout: float, **attention: Any
+    ) -> None:
         row = Target({"weight": (features,), "bias": ()})
+        encoder: nn.Module
         if generator == "attention":
-            encoder: nn.Module = ClassAttention(features + 1 + read, features + read, **attention)
-            super().__init__(encoder, Full(attention["width"], row, init="zero"))
+            encoder = ClassAttention(features + 1 + read, features + read, width=width, dropout=dropout, **attention)
+        elif generator == "mlp":
+            hidden = nn.Linear((read or features) + features + 1, width)
+            encoder = nn.Sequential(hidden, nn.GELU(), nn.Dropout(dropout))
         else:
-            super().__init__(nn.Identity(), Full(read or features, row, init="zero"))
-        self.attends = generator == "attention"
+            encoder, width = nn.Identity(), read or features
+        super().__init__(encoder, Full(width, row, init="zero"))
+        self.reads = generator
 
     def forward(  # type: ignore[override]
         self, tokens: Tensor, read: Tensor | None, targets: Tensor, predictions: Tensor, weight: Tensor, bias: Tensor
@@ -51,18 +60,18 @@ class Residual(HyperNetwork):
         """
         unit, length = root_mean_square(weight), root_mean_square(tokens)
         bias_unit = (unit * length).squeeze(-1) * tokens.shape[-1] ** 0.5
-        tokens = tokens / length
-        means = None
+        tokens, rows = tokens / length, torch.cat([weight / unit, (bias / bias_unit).unsqueeze(-1)], -1)
         if read is not None:
             read = read / root_mean_square(read)
-            means, _ = class_means(read, targets)
-        if not self.attends:
-            delta = self._made(class_means(tokens, targets)[0] if means is None else means)
-            return (delta["weight"], delta["bias"]), (unit, bias_unit)
-        rows = [weight / unit, (bias / bias_unit).unsqueeze(-1)]
-        if read is not None and means is not None:
-            rows, tokens = [*rows, means], torch.cat([tokens, read], -1)
-        delta = self._made(torch.cat(rows, -1), tokens, targets, predictions)
+        means = class_means(tokens if read is None else read, targets)[0]
+        if self.reads == "linear":
+            delta = self._made(means)
+        elif self.reads == "mlp":
+            delta = self._made(torch.cat([means, rows], -1))
+        elif read is None:
+            delta = self._made(rows, tokens, targets, predictions)
+        else:
+            delta = self._made(torch.cat([rows, means], -1), torch.cat([tokens, read], -1), targets, predictions)
         return (delta["weight"], delta["bias"]), (unit, bias_unit)
 
     def _made(self, *read: Tensor) -> dict[str, Tensor]:
