@@ -30,11 +30,12 @@ from torch.nn import functional as F
 
 from l2l_hyper import InputError
 from l2l_hyper.functional import call, slots
+from l2l_hyper.report.style import WIDTH
 from l2l_hyper.uses.graph_hypernetwork import GraphHyperNetwork, NetworkGraph
 
 from .images import Images, accuracy, autocast, cifar100, fit
 from .search_space import Architecture, build, draw
-from .study import controls, main, markdown, spread
+from .study import controls, lines, main, markdown, save, spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,8 +218,9 @@ def report(records: list[dict[str, Any]], out: Path) -> None:
     )
     seeds = [[row for row in record["result"]["rows"] if row["number"] in truth] for record in records]
     table = []
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3))
     left, right = figure.subplots(1, 2, sharey=True)
+    looks = lines(("inside", "deeper", "wider"))
     for group in ("inside", "deeper", "wider", "all"):
         of_seeds = [[row for row in rows if group in (row["group"], "all")] for rows in seeds]
         numbers = [row["number"] for row in of_seeds[0]]
@@ -233,12 +235,12 @@ def report(records: list[dict[str, Any]], out: Path) -> None:
             ranks = (spread([agreement(test, s, real) for s in of_name], 2) for test in (kendalltau, spearmanr))
             table.append([group, str(len(numbers)), name, *ranks, means.get(name, "")])
         if group != "all":
-            left.scatter(scores["generated"][0], real, label=group)
-            right.scatter(parameters, real, label=group)
+            look = {**looks[group], "linestyle": "", "markersize": 4, "label": group}
+            left.plot(scores["generated"][0], real, **look)
+            right.plot(parameters, real, **look)
     left.set(xlabel="accuracy with generated weights, %", ylabel="accuracy after training, %")
     right.set(xlabel="parameters", xscale="log")
-    left.legend()
-    figure.savefig(out / "ranking.png", dpi=150)
+    save(figure, out / "ranking")
     ranking = markdown(["architectures", "", "score", "Kendall's tau", "Spearman's rho", "accuracy, %"], table)
     tuned = [record["result"]["tuned"] for record in records]
     starts = list(tuned[0][0])[2:]

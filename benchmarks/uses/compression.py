@@ -27,10 +27,11 @@ from torch.nn.utils import prune
 from l2l_hyper import InputError
 from l2l_hyper.backbones import BACKBONES
 from l2l_hyper.backbones.network import Network, PixelMean
+from l2l_hyper.report.style import WIDTH
 from l2l_hyper.uses.compression import Compressed
 
 from .images import accuracy, cifar100, fit
-from .study import main, markdown, spread
+from .study import lines, main, markdown, save, spread
 
 Point = dict[str, Any]
 
@@ -198,7 +199,7 @@ def report(records: list[dict[str, Any]], out: Path) -> None:
         for point in record["result"]["points"]:
             points.setdefault((point["method"], point["budget"]), []).append(point)
     methods = list(dict.fromkeys(method for method, _ in points))
-    rows, figure = [], Figure(figsize=(7, 4.5), layout="constrained")
+    rows, figure, looks = [], Figure(figsize=(WIDTH, 3.8)), lines(methods)
     axes = figure.add_subplot(xscale="log", xlabel="stored kB", ylabel="test accuracy, %")
     for method in methods:
         budgets = sorted(budget for m, budget in points if m == method)
@@ -212,9 +213,8 @@ def report(records: list[dict[str, Any]], out: Path) -> None:
         means = [sum(values) / len(values) for values in percent]
         error = [[m - min(v) for m, v in zip(means, percent, strict=True)],
                  [max(v) - m for m, v in zip(means, percent, strict=True)]]  # fmt: skip
-        axes.errorbar(kilobytes, means, error, marker="o", capsize=3, label=method)
-    axes.legend()
-    figure.savefig(out / "accuracy.png", dpi=150)
+        axes.errorbar(kilobytes, means, error, **looks[method], capsize=3, label=method)
+    save(figure, out / "accuracy")
     table = markdown(["method", "32-bit numbers at most", "kB", "accuracy, %"], rows)
     whole = records[0]["result"]["parameters"]
     rates = "; ".join(

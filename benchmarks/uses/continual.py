@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from l2l_hyper.hypernet import Chunked
+from l2l_hyper.report.style import WIDTH
 from l2l_hyper.uses import ContinualNetwork
 
-from .study import Record, controls, main, markdown, spread
+from .study import Record, controls, lines, main, markdown, save, spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,17 +189,18 @@ def report(records: Sequence[Record], out: Path) -> None:
     )
     text = f"{markdown(headers, rows)}\nSeeds: {len(records)}; mean ± standard deviation over them. {sizes}.\n"
     (out / "results.md").write_text(text, encoding="utf-8")
-    figure = Figure((9, 3.6), layout="constrained")
-    for axes, protocol in zip(figure.subplots(1, 2), PROTOCOLS, strict=True):
+    figure, looks = Figure((WIDTH, 3)), lines(("task known", "task inferred"))
+    for axes, protocol in zip(figure.subplots(1, 2, sharey=True), PROTOCOLS, strict=True):
         for name, style in (("regularised", "-"), ("not regularised", "--")):
-            for which, color in (("task known", "C0"), ("task inferred", "C1")):
+            for which, look in looks.items():
                 steps = [r["result"][f"{protocol}, {name}"]["after each task"] for r in records]
                 curves = [[sum(step[which]) / len(step[which]) for step in of_seed] for of_seed in steps]
                 mean = 100 * torch.tensor(curves).mean(0)
-                axes.plot(range(1, len(mean) + 1), mean, style, color=color, marker=".", label=f"{which}, {name}")
-        axes.set(title=protocol, xlabel="tasks learned", ylabel="mean accuracy on them, %", ylim=(0, 101))
-    axes.legend(fontsize="small", loc="lower left")
-    figure.savefig(out / "accuracy.png", dpi=150)
+                look = {**look, "linestyle": style, "markersize": 4, "label": f"{which}, {name}"}
+                axes.plot(range(1, len(mean) + 1), mean, **look)
+        axes.set(title=protocol, xlabel="tasks learned", ylim=(0, 101))
+    figure.axes[0].set_ylabel("mean accuracy on them, %")
+    save(figure, out / "accuracy")
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ from l2l_hyper.data.episode import squared_error
 from l2l_hyper.functional import Generated
 from l2l_hyper.hypernet import DeepSets
 from l2l_hyper.methods.maml import MAML, MAMLOptions
+from l2l_hyper.report.style import WIDTH
 from l2l_hyper.uses import DescribedNetwork
 
-from .study import Record, controls, main, markdown, spread
+from .study import Record, controls, lines, main, markdown, save, spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,18 +180,17 @@ def report(records: Sequence[Record], out: Path) -> None:
         rows.append([name, *(spread([r["errors"][name][k] for r in results]) for k in range(len(shots)))])
     table = markdown(["mean squared error", *(f"{k} points" for k in shots)], rows)
     (out / "results.md").write_text(f"{table}\nSeeds: {len(records)}; mean ± standard deviation over them.\n")
-    figure = Figure((8, 4), layout="constrained")
+    figure, looks = Figure((WIDTH, 4)), lines(list(results[0]["errors"]))
     axes = figure.subplots()
     for name in results[0]["errors"]:
-        axes.errorbar(shots, *_mean_std([r["errors"][name] for r in results]), marker="o", capsize=3, label=name)
+        axes.errorbar(shots, *_mean_std([r["errors"][name] for r in results]), **looks[name], capsize=3, label=name)
     for name, style in zip(results[0]["given"], ("-", "--", "-.", ":"), strict=True):
         mean, _ = _mean_std([[r["given"][name]] for r in results])
         axes.axhline(mean[0], color="black", linestyle=style, label=name)
     axes.set(xscale="log", yscale="log", xlabel="support points", ylabel="mean squared error of the queries")
     axes.set_xticks(shots, [str(k) for k in shots])
     axes.minorticks_off()
-    figure.legend(loc="outside right upper", fontsize="small")
-    figure.savefig(out / "error.png", dpi=150)
+    save(figure, out / "error")
 
 
 def _mean_std(values: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from l2l_hyper import InputError
+from l2l_hyper.report.style import WIDTH
 from l2l_hyper.uses.hyper_lstm import HyperLSTM, LayerNormLSTM
 
-from .study import Record, controls, main, markdown, spread
+from .study import Record, controls, lines, main, markdown, save, spread
 
 HYPER, SAME_STEPS, SAME_TIME, PLAIN = (
     "HyperLSTM",
@@ -213,18 +214,17 @@ def report(records: list[Record], out: Path) -> None:
                 rows.append([f"{HYPER} with {control}", value, *[""] * 4])
     (out / "results.md").write_text(markdown(["network", *columns], rows), encoding="utf-8")
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure, looks = Figure(figsize=(WIDTH, 3)), lines(list(models[0]))
     for column, (axes, label) in enumerate(zip(figure.subplots(1, 2, sharey=True), columns[-2:], strict=True)):
-        for k, name in enumerate(models[0]):
+        for name in models[0]:
             for seed in models:
                 curve = list(zip(*seed[name]["curve"], strict=True))
-                axes.plot(curve[column][1:], curve[2][1:], color=f"C{k}", label=name if seed is models[0] else None)
+                look = {**looks[name], "marker": "", "label": name if seed is models[0] else None}
+                axes.plot(curve[column][1:], curve[2][1:], **look)
         axes.set_xlabel(label)
-        axes.grid(alpha=0.3)
         axes.set_ylim(top=3.0)
     figure.axes[0].set_ylabel("validation bits per character")
-    figure.axes[0].legend()
-    figure.savefig(out / "curves.png", dpi=120)
+    save(figure, out / "curves")
 
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ from torch.func import stack_module_state, vmap
 from torch.nn import functional as F
 
 from l2l_hyper.functional import call, slots
+from l2l_hyper.report.style import WIDTH
 from l2l_hyper.uses import LearnedRule
 
-from .study import Record, controls, main, markdown, spread
+from .study import Record, controls, lines, main, markdown, save, spread
 
 Params = dict[str, Tensor]
 States = list[Tensor] | None
@@ -297,22 +298,22 @@ def report(records: list[Record], out: Path) -> None:
         rows.append([f"conditioned, {control}", value, *[""] * (len(problems) - 1)])
     (out / "results.md").write_text(markdown(["loss at the end", *problems], rows), encoding="utf-8")
 
-    figure = Figure(figsize=(12, 7), layout="constrained")
-    for axes, name in zip(figure.subplots(2, 3).flat, problems, strict=False):  # two are empty where there are four
-        for k, method in enumerate(methods):
+    figure, looks = Figure(figsize=(1.4 * WIDTH, 5)), lines(methods)
+    columns = 2 if len(problems) == 4 else 3
+    for axes, name in zip(figure.subplots(2, columns).flat, problems, strict=False):
+        for method in methods:
             curves = np.array(
                 [seed["problems"][name][method]["curve"] for seed in results], float
             )  # nan where diverged
-            axes.plot(curves.mean(0), color=f"C{k}", linestyle="-" if method in RULES else "--", label=method)
+            look = {**looks[method], "marker": "", "linestyle": "-" if method in RULES else "--", "label": method}
+            axes.plot(curves.mean(0), **look)
         axes.set_yscale("log")
         axes.set_title(name)
         axes.set_xlabel("step")
         axes.set_ylabel("mean loss of the tasks")
-        axes.grid(alpha=0.3)
-    figure.axes[0].legend()
     for axes in figure.axes[len(problems) :]:
         axes.remove()
-    figure.savefig(out / "curves.png", dpi=120)
+    save(figure, out / "curves")
 
 
 if __name__ == "__main__":

@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from matplotlib.figure import Figure
 from tabulate import tabulate
 from torch import Tensor
 
 from l2l_hyper import InputError
 from l2l_hyper.experiment.provenance import collect, public_command
 from l2l_hyper.files import SCHEMA, plain, read_json, to_json, write_atomically
+from l2l_hyper.report.style import COLORS, MARKERS, draw_legend, looks, render, styled
 from l2l_hyper.settings import checked, described, parse_value, tomllib
 
-__all__ = ["Record", "controls", "main", "markdown", "spread"]
+__all__ = ["Record", "controls", "lines", "main", "markdown", "save", "spread"]
 
 S = TypeVar("S")
 Record = dict[str, Any]
@@ -63,7 +65,7 @@ def main(
                 provenance["seconds"] = round(time.perf_counter() - start, 1)
                 values = {"seed": seed, "settings": asdict(settings), "result": result, "provenance": provenance}  # type: ignore[call-overload]
                 write_atomically(options.out / f"seed{seed}.json", to_json({"schema": SCHEMA, **values}))
-        report(_records(options.out, settings), options.out)
+        styled(report)(_records(options.out, settings), options.out)
     except InputError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
@@ -118,6 +120,32 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
     """
     mean = f"{statistics.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def lines(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and dashes by name, as arguments of ``Axes.plot``; MAML looks as in the figures of ``compare``.
+
+    >>> [lines(["MAML", "other"])[name]["color"] for name in ("MAML", "other")]
+    ['#D55E00', '#CC79A7']
+    """
+    maml = looks(["maml"])["maml"]
+    others = [color for color in COLORS if "MAML" not in names or color != maml["color"]]
+    rest = {
+        name: {
+            "color": others[k % len(others)],
+            "marker": MARKERS[1 + k % (len(MARKERS) - 1)],
+            "linestyle": ("-", "--", ":")[k // len(others) % 3],
+        }
+        for k, name in enumerate(name for name in names if name != "MAML")
+    }
+    return {name: maml if name == "MAML" else rest[name] for name in names}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG and as PDF, with the legend of its first panel below the panels."""
+    draw_legend(figure)
+    for form in ("png", "pdf"):
+        write_atomically(path.with_suffix(f".{form}"), render(figure, form))
 
 
 def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -30,9 +30,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional as F
 
+from l2l_hyper.report.style import COLORS, WIDTH
 from l2l_hyper.uses import TabularHyperNetwork
 
-from .study import Record, main, markdown, spread
+from .study import Record, main, markdown, save, spread
 
 Table = tuple[Tensor, Tensor]
 SAME = {"crx": "australian"}
@@ -230,16 +231,16 @@ def report(records: Sequence[Record], out: Path) -> None:
         of_tables.append([name, *map(str, size), *(f"{mean:.1f}" for mean in means)])
     text += markdown(["accuracy, %", "rows", "features", "classes", "test rows", *methods], of_tables)
     (out / "results.md").write_text(text, encoding="utf-8")
-    figure = Figure((12, 3.4), layout="constrained")
+    figure = Figure((1.4 * WIDTH, 2.4))
     values = np.array([[float(cell) for cell in row[5:]] for row in of_tables])
     for k, (axes, method) in enumerate(zip(figure.subplots(1, len(BASELINES), sharey=True), BASELINES, strict=True), 1):
-        axes.scatter(values[:, k], values[:, 0], s=12)
+        axes.scatter(values[:, k], values[:, 0], s=8, color=COLORS[3])
         axes.axline((50, 50), slope=1, color="gray", linewidth=0.8)
         won, lost = (values[:, 0] > values[:, k]).sum(), (values[:, 0] < values[:, k]).sum()
         axes.set(title=f"{won} won, {lost} lost", xlabel=f"{method}, %")
         if k == 1:
             axes.set(ylabel=f"{OURS}, %")
-    figure.savefig(out / "accuracy.png", dpi=150)
+    save(figure, out / "accuracy")
 
 
 if __name__ == "__main__":
