@@ -289,6 +289,8 @@ def test_a_repository_of_the_hub_is_sent_and_fetched(
         torch.testing.assert_close(read.state_dict(), learner.state_dict(), rtol=0, atol=0)
     with pytest.raises(TypeError, match="revisio"):
         TrainedLearner.from_pretrained("owner/name", revisio="v1")
+    assert run("evaluate", "hf://owner/name", "--test-episodes", "2", "--out", tmp_path / "e") == 0
+    assert [path.stem for path in (tmp_path / "e" / "records").iterdir()] == [with_encoder.stem]
 
 
 def test_what_cannot_be_saved_for_or_read_from_the_hub_is_told(

@@ -19,7 +19,11 @@ OptionalOut = Annotated[
     typer.Option("--out", parser=as_folder, metavar="DIR", help="For the record, table and plots, if kept."),
 ]
 Checkpoint = Annotated[
-    Path, typer.Argument(metavar="CHECKPOINT", help="Trained weights, OUT/checkpoints/METHOD-seedN.safetensors.")
+    str,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="Trained weights: OUT/checkpoints/METHOD-seedN.safetensors, or hf://owner/name of the Hugging Face Hub.",
+    ),
 ]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Import the code that the checkpoint names, as package.module:object.")
@@ -33,10 +37,11 @@ Trust = Annotated[
 )
 def evaluate(*, checkpoint: Checkpoint, out: OptionalOut = None, trust: Trust = False, **flags: Any) -> None:
     """Test a trained checkpoint on the test tasks of any tasksets; what is not given is as in its training."""
-    from ..experiment.trained import read_trained
+    from ..experiment.trained import located, read_trained
     from ..experiment.transfer import record_of, transfer_plan
 
-    trained = read_trained(checkpoint, trust=trust)
+    file = located(checkpoint, trust=trust)
+    trained = read_trained(file, trust=trust)
     plan = transfer_plan(trained, from_flags(flags))
     require_folders(plan, out, flags)
 
@@ -50,7 +55,7 @@ def evaluate(*, checkpoint: Checkpoint, out: OptionalOut = None, trust: Trust = 
     (run,) = plan.runs(parts.options)
     with session(plan, out) as (provenance, _):
         if (record := existing(run, parts, out)) is None:
-            record = record_of(trained, checkpoint, parts, provenance)
+            record = record_of(trained, file, parts, provenance)
             if out is not None:
                 from_first(functools.partial(write_record, out, record))
         if not is_first():

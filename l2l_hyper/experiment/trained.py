@@ -23,7 +23,7 @@ from .encoder import read_encoder
 from .parts import find_device
 from .recipe.classification import add_classifier
 
-__all__ = ["TrainedLearner", "build", "encoder_file", "encoder_name", "load", "read_trained"]
+__all__ = ["TrainedLearner", "build", "encoder_file", "encoder_name", "load", "located", "read_trained"]
 
 _HUB = "hf://"
 
@@ -134,6 +134,11 @@ def load(path: str | Path, *, device: str = "cpu", trust: bool = False) -> Train
         return TrainedLearner.from_pretrained(str(path).removeprefix(_HUB), device=device, trust=trust)
     checkpoint, file = read_trained(path, trust=trust), expanded(str(path)).absolute()
     return TrainedLearner(build(checkpoint, file)[0], checkpoint, file).to(find_device(device)).eval()
+
+
+def located(path: str | Path, *, trust: bool = False) -> Path:
+    """The file of a checkpoint, fetched if it is ``"hf://owner/name"``; else as :func:`load`."""
+    return load(path, trust=trust).file if str(path).startswith(_HUB) else Path(path)
 
 
 def read_trained(path: str | Path, *, trust: bool = False) -> Checkpoint:
