@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,11 +26,13 @@ class Measured(NamedTuple):
         scores: of each episode.
         bins: for 15 equal intervals of confidence, which is the largest probability of a query, the number of queries
             in it, the sum of their confidences and the number of right answers, ``(15, 3)``; zeros in regression.
+        controls: scores of each episode under each control, ``(controls, episodes)``.
     """
 
     losses: Tensor
     scores: Tensor
     bins: Tensor
+    controls: Tensor
 
     @property
     def calibration_error(self) -> float | None:
@@ -52,7 +54,7 @@ def evaluate_on(
     form: Mapping[str, int],
     device: torch.device,
     batch_size: int,
-    control: str | None = None,
+    controls: Sequence[str] = (),
 ) -> Measured:
     """Loss and score of each episode and the calibration of all, in evaluation mode.
 
@@ -64,27 +66,26 @@ def evaluate_on(
         form: their ways, shots and queries.
         device: where the method is.
         batch_size: how many at once.
-        control: one of the method's controls, under which it is to be tested.
+        controls: those of the method's controls under which it is to be tested as well.
     """
     was_training = method.training
     method.eval()
-    losses, scores = [torch.zeros(0, device=device)], [torch.zeros(0, device=device)]
+    losses, scores = [torch.zeros(0, device=device)], [torch.zeros(1 + len(controls), 0, device=device)]
     bins = torch.zeros(_BINS, 3, dtype=torch.float64, device=device)
     for first in range(0, len(indices), batch_size):
         part = taskset.batch(indices[first : first + batch_size], **form).to(device)
         adapted = method.adapt(part.support_set)
-        if control is not None:
-            adapted = method.controlled(adapted, control)
         outputs = method.predict(adapted, part.query)
         losses.append(part.loss(outputs, part.query_labels))
-        scores.append(metric.of(outputs, part.query_labels))
+        under = [method.predict(method.controlled(adapted, control), part.query) for control in controls]
+        scores.append(torch.stack([metric.of(answer, part.query_labels) for answer in (outputs, *under)]))
         if part.ways is not None:
             bins += _binned(outputs, part.query_labels)
     method.train(was_training)
-    measured = Measured(torch.cat(losses).double().cpu(), torch.cat(scores).double().cpu(), bins.cpu())
-    if len(indices) and not measured.losses.isfinite().any():  # nothing was answered, and a share of that is no score
-        measured.scores.fill_(torch.nan)
-    return measured
+    all_losses, (own, *others) = torch.cat(losses).double().cpu(), torch.cat(scores, 1).double().cpu()
+    if len(indices) and not all_losses.isfinite().any():  # nothing was answered, and a share of that is no score
+        own.fill_(torch.nan)
+    return Measured(all_losses, own, bins.cpu(), torch.stack(others) if others else own.new_zeros(0, len(own)))
 
 
 def _binned(outputs: Tensor, labels: Tensor) -> Tensor:

@@ -65,12 +65,18 @@ class Testing:
         return MetricInfo(name=metric.name, higher_is_better=metric.higher_is_better, percent=metric.percent)
 
     def evaluate(
-        self, taskset: Taskset, episodes: int, shots: int, *, method: Method | None = None, control: str | None = None
+        self,
+        taskset: Taskset,
+        episodes: range,
+        shots: int,
+        *,
+        method: Method | None = None,
+        controls: Sequence[str] = (),
     ) -> Measured:
-        """What the method, or another one in its place, reaches on the first episodes."""
-        mine, meta_batch = share(range(episodes)), share(range(self.run.experiment.meta_batch))
+        """What the method, or another one in its place, reaches on these episodes, and what under controls."""
+        mine, meta_batch = share(episodes), share(range(self.run.experiment.meta_batch))
         device = self.parts.device
-        values = torch.zeros(2, episodes, dtype=torch.float64)
+        values = torch.zeros(2 + len(controls), len(episodes), dtype=torch.float64)
         with in_precision(self.run.experiment, self.parts.device):
             measured = evaluate_on(
                 self.method if method is None else method,
@@ -80,11 +86,23 @@ class Testing:
                 form=tested_form(self.run.experiment, shots),
                 device=device,
                 batch_size=min(self.at_once, _LARGEST if device.type != "cpu" else len(meta_batch)),
-                control=control,
+                controls=controls,
             )
-        values[:, mine.start : mine.stop] = torch.stack([measured.losses, measured.scores])
+        at = mine.start - episodes.start
+        values[:, at : at + len(mine)] = torch.cat([measured.losses[None], measured.scores[None], measured.controls])
         sum_over_processes([values, measured.bins])
-        return Measured(values[0], values[1], measured.bins)
+        return Measured(values[0], values[1], measured.bins, values[2:])
+
+    def _tested(self, shots: int) -> Measured:
+        """What the method reaches on the test episodes, and on the first of them what under its controls."""
+        test, episodes, controls = self.parts.tasksets.test, self.run.experiment.test_episodes, self.method.controls
+        few = min(episodes, _CONTROL_EPISODES) if controls else episodes
+        first = self.evaluate(test, range(few), shots, controls=controls)
+        if few == episodes:
+            return first
+        rest = self.evaluate(test, range(few, episodes), shots)
+        losses, scores = torch.cat([first.losses, rest.losses]), torch.cat([first.scores, rest.scores])
+        return Measured(losses, scores, first.bins + rest.bins, first.controls)
 
     def result(self, state: State, shots_tested: Sequence[int], **origin: Any) -> Result:
         """What the method reaches on the test episodes, and what its training took.
@@ -97,17 +115,21 @@ class Testing:
         Raises:
             InputError: for a score that is not finite.
         """
-        e, method, test = self.run.experiment, self.method, self.parts.tasksets.test
+        e, method = self.run.experiment, self.method
         if state.best is None:
             raise InputError(f"{self.run.name}: expected a look at the validation episodes, got none")
         with in_precision(self.run.experiment, self.parts.device):
             adaptation_ms = from_first(lambda: adaptation_milliseconds(method, self.first))
             generated = count_generated(method, self.first)
             multiply_adds = multiply_adds_per_query(method, self.first)
-        measured = {shots: self.evaluate(test, e.test_episodes, shots) for shots in shots_tested}
+        measured = {shots: self._tested(shots) for shots in shots_tested}
         if not all(of.scores.isfinite().all() for of in measured.values()):
             raise InputError(f"{self.run.name}: expected a finite {self.metric.name} on every test episode, got others")
-        few = min(e.test_episodes, _CONTROL_EPISODES)
+        controls = [
+            ControlScores(control=control, shots=shots, scores=measured[shots].controls[k].tolist())
+            for k, control in enumerate(method.controls)
+            for shots in shots_tested
+        ]
         manifests = self.parts.manifests
         own = measured.pop(e.shots, None)
         return Result(
@@ -143,14 +165,6 @@ class Testing:
                 )
                 for shots, of in measured.items()
             ],
-            controls=[
-                ControlScores(
-                    control=control,
-                    shots=shots,
-                    scores=self.evaluate(test, few, shots, control=control).scores.tolist(),
-                )
-                for control in method.controls
-                for shots in shots_tested
-            ],
+            controls=controls,
             **origin,
         )

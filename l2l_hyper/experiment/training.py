@@ -202,7 +202,7 @@ class _Training:
         averaged = self.learned.averaged
         selected = self.method if averaged is None else cast(Method, averaged.module)
         validation = self.parts.tasksets.validation
-        measured = self.testing.evaluate(validation, e.validation_episodes, e.shots, method=selected)
+        measured = self.testing.evaluate(validation, range(e.validation_episodes), e.shots, method=selected)
         scores = measured.scores.tolist()
         interval = episode_interval(scores)
         if not math.isfinite(interval.mean):
