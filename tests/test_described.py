@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 from torch.func import functional_call
 from uses import described as study
@@ -157,6 +158,17 @@ def test_a_frozen_network_is_plain_and_gives_the_same_outputs(tmp_path: Path) ->
     assert all(p.grad is None for p in net.parameters())
     with pytest.raises(InputError, match="expected one description"):
         net.freeze(z.expand(2, 3))
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+def test_a_frozen_network_is_exported_to_onnx(tmp_path: Path) -> None:
+    net = network(nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 1))).float()
+    net(torch.randn(3, 8, 2), torch.randn(3, 3))  # moves running averages
+    frozen, x = net.eval().freeze(torch.randn(3)), torch.randn(9, 2)
+    torch.onnx.export(frozen, (x,), dynamo=True).save(tmp_path / "frozen.onnx")
+    reference = ReferenceEvaluator(str(tmp_path / "frozen.onnx"))
+    (outputs,) = reference.run(None, {reference.input_names[0]: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(outputs), frozen(x).detach(), rtol=1e-5, atol=1e-6)
 
 
 # The study
