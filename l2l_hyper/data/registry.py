@@ -156,8 +156,8 @@ def register_tasksets(name: str, make: Callable[..., Iterable[Taskset]] | Iterab
         ...         (x, q), (y, r) = (part.split([shots, queries], 1) for part in (x, torch.sin(x + phase)))
         ...         return Episodes(x, y, q, r, ways=None, loss=squared_error, metric=SQUARED_ERROR)
         >>> from l2l_hyper.data.episode import SQUARED_ERROR, squared_error
-        >>> register_tasksets("sinusoids", [Sinusoids(), Sinusoids(), Sinusoids()])
-        >>> get_tasksets("sinusoids").test.batch(range(4), shots=10, queries=20).query.shape
+        >>> register_tasksets("waves", [Sinusoids(), Sinusoids(), Sinusoids()])
+        >>> get_tasksets("waves").test.batch(range(4), shots=10, queries=20).query.shape
         torch.Size([4, 20, 1])
     """
     TASKSETS.register(name, _tasksets_entry(name, make, summary))
@@ -307,6 +307,8 @@ TASKSETS = _Tasksets(
         "fc100": "l2l_hyper.bridge.benchmarks:FC100",
         "cifarfs": "l2l_hyper.bridge.benchmarks:CIFARFS",
         "speech": "l2l_hyper.data.speech:SPEECH",
+        "sinusoids": "l2l_hyper.data.functions:SINUSOIDS",
+        "mixture": "l2l_hyper.data.functions:MIXTURE",
         "folder": "l2l_hyper.data.folder:FOLDER",
         "wav-folder": "l2l_hyper.data.speech:WAV_FOLDER",
     },

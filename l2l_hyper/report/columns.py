@@ -76,16 +76,17 @@ def describe(summary: Summary) -> list[str]:
     training = f"trained for {experiment.iterations:,} iterations of {experiment.meta_batch} episodes"
     if experiment.train_seconds is not None:
         training = f"trained for {experiment.train_seconds:g} s in batches of {experiment.meta_batch} episodes"
+    per_class = "" if summary.regression else " per class"
     if experiment.train_ways not in (None, experiment.ways):
         training += f", {experiment.train_ways}-way"
     if experiment.train_queries not in (None, experiment.queries):
-        training += f", {experiment.train_queries} queries per class"
+        training += f", {experiment.train_queries} queries{per_class}"
     seeds = sorted({seed for row in summary.rows for seed in row.seeds})
     same = [column for column in _columns(summary) if not _says(summary, column)]
     values = [f"{column.title} {column.cell(summary.rows[0])}" for column in same]
     values = [value for value in values if not value.endswith(f" {NOTHING}")]
     return [
-        f"{experiment.tasksets}, {experiment.ways}-way {experiment.shots}-shot, {experiment.queries} queries per class"
+        f"{experiment.tasksets}, {summary.form}, {experiment.queries} queries{per_class}"
         f"; {experiment.test_episodes:,} test episodes"
         + ("" if summary.chance is None else f"; chance {summary.chance:.3g} %"),
         f"seeds {', '.join(map(str, seeds))}; backbone {_backbone(experiment)}; {training}"

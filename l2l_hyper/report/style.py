@@ -125,7 +125,6 @@ def score_name(summary: Summary) -> str:
 
 def task(summary: Summary, *, shots: bool = True) -> str:
     """Tasksets, ways, shots and chance."""
-    experiment = summary.experiment
-    of_shots = f" {experiment.shots}-shot" if shots else ""
-    text = f"{for_plot(experiment.tasksets)}, {experiment.ways}-way{of_shots}"
+    form = summary.form if shots else "" if summary.regression else f"{summary.experiment.ways}-way"
+    text = for_plot(summary.experiment.tasksets) + (f", {form}" if form else "")
     return text if summary.chance is None else f"{text}, chance {summary.chance:.3g} %"

@@ -130,6 +130,19 @@ class Summary:
         """Accuracy of guessing in percent, ``None`` for other metrics."""
         return 100 / self.experiment.ways if self.metric.name == "accuracy" else None
 
+    @property
+    def regression(self) -> bool:
+        """Whether queries have values in the place of classes."""
+        return not self.metric.percent and all(row.calibration_error is None for row in self.rows)
+
+    @property
+    def form(self) -> str:
+        """Ways and shots, or the number of support points."""
+        experiment = self.experiment
+        if self.regression:
+            return f"{experiment.shots} support point{'s' * (experiment.shots > 1)}"
+        return f"{experiment.ways}-way {experiment.shots}-shot"
+
 
 def summarize(records: Sequence[Record], baseline: str | None = None) -> Summary:
     """Statistics of the records of one experiment.
