@@ -21,7 +21,7 @@ library_name: l2l_hyper
 tags: [few-shot-learning, meta-learning]
 ---
 
-# {label}, {tasksets} {ways}-way {shots}-shot
+# {label}, {tasksets} {form}
 
 - Test: {score} (95 % interval over {test_episodes:,} episodes).
 - Training: seed {seed}, {iterations:,} iterations, {episodes:,} episodes, {seconds:,.0f} s.
@@ -61,8 +61,7 @@ def write_card(folder: Path, record: Record) -> None:
     card = _CARD.format(
         label=one_line(record.label),
         tasksets=one_line(run.experiment.tasksets),
-        ways=run.experiment.ways,
-        shots=run.experiment.shots,
+        form=record.form,
         score=score_text(result.metric, interval.mean, interval.half_width),
         test_episodes=len(result.scores),
         seed=run.seed,

@@ -201,6 +201,17 @@ class Record:
         """Score of every test episode, with shape ``(episodes,)``; empty when the run was not tested."""
         return np.asarray(self.result.scores, dtype=np.float64)
 
+    @property
+    def regression(self) -> bool:
+        """Whether queries have values in the place of classes."""
+        return self.result.calibration_error is None and not self.result.metric.percent
+
+    @property
+    def form(self) -> str:
+        """What an episode is: "5-way 1-shot", or "5 support points" in regression."""
+        e = self.run.experiment
+        return f"{e.shots} support points" if self.regression else f"{e.ways}-way {e.shots}-shot"
+
     def at(self, shots: int) -> Record:
         """The record as if ``shots`` were the experiment's, for the same table of another number of shots.
 

@@ -23,8 +23,7 @@ _MARKS = "bars: 95 % interval of the mean; circles beside them: training seeds"
 def shots_figure(summaries: Sequence[Summary]) -> Figure:
     """Test score of every method against support samples per class, with one summary for each number of shots."""
     figure, axes = _curves(summaries, lambda summary, _: summary.experiment.shots)
-    points = "support points" if summaries[0].regression else "support samples per class"
-    axes.set_xlabel(f"{points}\n{_MARKS}")
+    axes.set_xlabel(f"{summaries[0].support_samples}\n{_MARKS}")
     figure.suptitle(task(summaries[0], shots=False))
     return figure
 

@@ -43,7 +43,7 @@ def to_html(summaries: Sequence[Summary], pictures: Sequence[Picture]) -> str:
     records = [record for row in first.rows for record in row.records]
     environments = {json.dumps(record.provenance.environment): record.provenance.environment for record in records}
     return environment.from_string(template).render(
-        experiment=first.experiment,
+        summary=first,
         tables=[
             {
                 "shots": summary.experiment.shots,

@@ -125,6 +125,5 @@ def score_name(summary: Summary) -> str:
 
 def task(summary: Summary, *, shots: bool = True) -> str:
     """Tasksets, ways, shots and chance."""
-    form = summary.form if shots else "" if summary.regression else f"{summary.experiment.ways}-way"
-    text = for_plot(summary.experiment.tasksets) + (f", {form}" if form else "")
+    text = for_plot(f"{summary.experiment.tasksets}, {summary.form}" if shots else summary.of_any_shots)
     return text if summary.chance is None else f"{text}, chance {summary.chance:.3g} %"

@@ -133,15 +133,22 @@ class Summary:
     @property
     def regression(self) -> bool:
         """Whether queries have values in the place of classes."""
-        return not self.metric.percent and all(row.calibration_error is None for row in self.rows)
+        return all(record.regression for row in self.rows for record in row.records)
+
+    @property
+    def support_samples(self) -> str:
+        """What the number of shots counts."""
+        return "support points" if self.regression else "support samples per class"
 
     @property
     def form(self) -> str:
-        """Ways and shots, or the number of support points."""
-        experiment = self.experiment
-        if self.regression:
-            return f"{experiment.shots} support point{'s' * (experiment.shots > 1)}"
-        return f"{experiment.ways}-way {experiment.shots}-shot"
+        """See :attr:`Record.form`."""
+        return self.rows[0].records[0].form
+
+    @property
+    def of_any_shots(self) -> str:
+        """Tasksets and ways."""
+        return self.experiment.tasksets + ("" if self.regression else f", {self.experiment.ways}-way")
 
 
 def summarize(records: Sequence[Record], baseline: str | None = None) -> Summary:

@@ -73,7 +73,7 @@ def write_report(
         tested = {other.shots for record in records for other in record.result.other_shots} - {own}
         summaries = [summary, *(_summary(records, other, baseline) for other in sorted(tested))]
         if tested:
-            figures["shots"] = (shots_figure(summaries), "Test scores against support samples per class.")
+            figures["shots"] = (shots_figure(summaries), f"Test scores against {summary.support_samples}.")
         if any(record.result.validation for record in records):
             figures["learning_curves"] = (
                 learning_curves_figure(summary),
