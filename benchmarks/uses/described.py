@@ -5,7 +5,6 @@ python -m benchmarks.uses.described --preset benchmarks/presets/uses/sinusoids.t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from l2l_hyper.data import SupportSet
+from l2l_hyper.data import SupportSet, functions
 from l2l_hyper.data.episode import squared_error
 from l2l_hyper.functional import Generated
 from l2l_hyper.hypernet import DeepSets
@@ -75,22 +74,25 @@ class Tasks(NamedTuple):
 
 
 def sinusoids(tasks: int, points: int, generator: torch.Generator) -> Tasks:
-    """Amplitude 0.1 to 5 and phase 0 to π, at points from -5 to 5, as in Finn et al. 2017."""
+    """Described by amplitude and phase."""
     unit = torch.rand(tasks, 2, generator=generator)
-    amplitude, phase = (0.1 + 4.9 * unit[:, 0]).view(-1, 1, 1), (math.pi * unit[:, 1]).view(-1, 1, 1)
     x = 10 * torch.rand(tasks, points, 1, generator=generator) - 5
-    return Tasks((unit - 0.5) * 12**0.5, x, amplitude * torch.sin(x + phase))
+    return Tasks(_standard(unit), x, functions.sinusoids(unit, x))
 
 
 def mixture(tasks: int, points: int, generator: torch.Generator) -> Tasks:
     """A sinusoid, a line or a parabola, described by its kind as a one-hot vector and two parameters of the kind."""
     kind = torch.randint(3, (tasks,), generator=generator)
-    base = sinusoids(tasks, points, generator)
-    a, b = (base.z / 3**0.5).view(tasks, 1, 2).split(1, -1)  # from -1 to 1
-    values = torch.stack([base.y, a * base.x + 2 * b, 0.2 * a * base.x**2 + 2 * b])
-    one_hot = nn.functional.one_hot(kind, 3)
-    z = torch.cat([(one_hot - 1 / 3) / (2**0.5 / 3), base.z], -1)
-    return Tasks(z, base.x, values[kind, torch.arange(tasks)])
+    unit = torch.rand(tasks, 2, generator=generator)
+    x = 10 * torch.rand(tasks, points, 1, generator=generator) - 5
+    one_hot = (nn.functional.one_hot(kind, 3) - 1 / 3) / (2**0.5 / 3)
+    values = functions.mixed(torch.cat([unit, (kind.unsqueeze(1) + 0.5) / 3], 1), x)
+    return Tasks(torch.cat([one_hot, _standard(unit)], -1), x, values)
+
+
+def _standard(unit: Tensor) -> Tensor:
+    """Uniform numbers from 0 to 1 with mean 0 and variance 1 instead."""
+    return (unit - 0.5) * 12**0.5
 
 
 FAMILIES: dict[str, Callable[[int, int, torch.Generator], Tasks]] = {"sinusoids": sinusoids, "mixture": mixture}
