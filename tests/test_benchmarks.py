@@ -149,7 +149,7 @@ def test_wrong_benchmarks(tmp_path: Path) -> None:
 
 
 def test_list_of_tasksets() -> None:
-    own = {"glyphs", "speech", "folder", "wav-folder"}
+    own = {"glyphs", "sinusoids", "mixture", "speech", "folder", "wav-folder"}
     assert set(list_tasksets()) == own | set(learn2learn().vision.benchmarks.list_tasksets())
     assert all(len(line) < 120 for line in list_tasksets().values())
 
