@@ -136,18 +136,18 @@ def test_what_is_no_taskset_is_refused() -> None:
 
 
 def test_manifest_of_tasksets_that_know_nothing_of_themselves() -> None:
-    register_tasksets("sinusoids", [Sinusoids(), Sinusoids(), Sinusoids()])
+    register_tasksets("my-sinusoids", [Sinusoids(), Sinusoids(), Sinusoids()])
     register_tasksets("table", [Table()] * 3)
-    first = own_manifest("sinusoids")
-    assert first == own_manifest("sinusoids") and first["splits"]["test"]["classes"] is None
-    hashes = {own_manifest("sinusoids", **{key: 4})["hash"] for key in ("shots", "queries", "split_seed")}
+    first = own_manifest("my-sinusoids")
+    assert first == own_manifest("my-sinusoids") and first["splits"]["test"]["classes"] is None
+    hashes = {own_manifest("my-sinusoids", **{key: 4})["hash"] for key in ("shots", "queries", "split_seed")}
     fingerprints = {
-        own_manifest("sinusoids", **{key: 4})["splits"]["test"]["fingerprint"]
+        own_manifest("my-sinusoids", **{key: 4})["splits"]["test"]["fingerprint"]
         for key in ("shots", "queries", "split_seed")
     }
     assert len(hashes | {first["hash"]}) == len(fingerprints | {first["splits"]["test"]["fingerprint"]}) == 4
-    register_tasksets("sinusoids", [Sinusoids(), Sinusoids(), Sinusoids(2.0)])
-    louder = own_manifest("sinusoids")["splits"]
+    register_tasksets("my-sinusoids", [Sinusoids(), Sinusoids(), Sinusoids(2.0)])
+    louder = own_manifest("my-sinusoids")["splits"]
     assert louder["train"] == first["splits"]["train"] and louder["test"] != first["splits"]["test"]
     assert own_manifest("table")["splits"]["train"] != own_manifest("table", ways=2)["splits"]["train"]
 
