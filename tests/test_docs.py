@@ -9,7 +9,6 @@ import re
 import shlex
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import typer
@@ -25,6 +24,7 @@ from l2l_hyper.experiment.plan import SETTINGS, from_flags, make_plan, merged, r
 from l2l_hyper.experiment.records import read_records
 from l2l_hyper.methods import METHODS, HyperAdapter, Options
 from l2l_hyper.report import summarize
+from l2l_hyper.report.controls import control_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -145,46 +145,53 @@ def table_rows(page: str) -> set[str]:
     return {line.replace(r" \*", "") for line in text.splitlines() if line.startswith("|")}
 
 
-def test_table_of_methods_is_that_of_the_records() -> None:
-    """Of the CSV files, which another test holds equal to the records."""
-    results, readme = table_rows("docs/results.md"), table_rows("README.md")
+def results_of(folder: Path) -> list[tuple[dict[str, str], dict[str, str]]]:
+    """Rows of the CSV files at 1 and 5 shots, which another test holds equal to the records."""
     ones, fives = (
-        {row["label"]: row for row in csv.DictReader((CIFARFS / "rows" / name).read_text("utf-8").splitlines())}
+        {row["label"]: row for row in csv.DictReader((folder / name).read_text("utf-8").splitlines())}
         for name in ("results.csv", "results-5-shot.csv")
     )
-    for label, one in ones.items():
-        pair = (one, fives[label])
-        first, second = (interval(float(row["accuracy"]), float(row["accuracy_half_width"])) for row in pair)
-        differences = [
-            interval(float(row["difference"]), float(row["difference_half_width"]), "+") if row["difference"] else "–"
-            for row in pair
-        ]
-        assert f"| {label} | {first} | {differences[0]} | {second} | {differences[1]} |" in results
-        if any(line.startswith(f"| {label} |") for line in readme):
-            assert f"| {label} | {first} | {second} | {' / '.join(dict.fromkeys(differences))} |" in readme
+    return [(one, fives[label]) for label, one in ones.items()]
 
 
-@pytest.mark.parametrize("channels", [8, 16])
-def test_tables_of_small_networks_are_those_of_the_records(channels: int) -> None:
+def row_of(pair: tuple[dict[str, str], dict[str, str]]) -> str:
+    cells = [pair[0]["label"]]
+    for row in pair:
+        cells.append(interval(float(row["accuracy"]), float(row["accuracy_half_width"])))
+        given = row["difference"]
+        cells.append(interval(float(given), float(row["difference_half_width"]), "+") if given else "–")
+    return f"| {' | '.join(cells)} |"
+
+
+def test_table_of_methods_is_that_of_the_records() -> None:
     results = table_rows("docs/results.md")
-    records = [r for r in read_records(CIFARFS / f"small-{channels}") if r.run.seed in (0, 1)]  # which every row has
+    for pair in results_of(CIFARFS / "rows"):
+        assert row_of(pair) in results
+
+
+def test_table_of_small_networks_is_that_of_the_records() -> None:
+    folder = CIFARFS.with_name("cifarfs-small-8")
+    pages = [{line.replace("**", "") for line in table_rows(page)} for page in ("docs/results.md", "README.md")]
+    for pair in results_of(folder):
+        assert all(row_of(pair) in lines for lines in pages)
+    records = read_records(folder)
     one, five = (summarize([r.at(shots) for r in records], "protonet@map") for shots in (1, 5))
-    for row in one.rows:
-        pair = (row, next(other for other in five.rows if other.label == row.label))
-        cells = []
-        for shots, of_shots in zip((1, 5), pair, strict=True):
-            d, score = of_shots.difference, f"{100 * of_shots.score.mean:.2f}"
-            cells += [score, "–" if d is None else interval(100 * d.mean, 100 * d.half_width, "+")]
-            controls = {
-                name: np.mean(
-                    [c.scores for r in row.records for c in r.result.controls if (c.control, c.shots) == (name, shots)]
-                )
-                for name in ("no residual", "mean", "another task's")
-                if row.records[0].result.controls and row.method != "hyper-adapter@alone"
-            }
-            shown = " | ".join(f"{100 * mean:.2f}" for mean in controls.values())
-            assert not controls or f"| {channels} | {row.label} | {shots} | {score} | {shown} |" in results
-        assert f"| {channels} | {row.label} | {' | '.join(cells)} |" in results
+    large = read_records(CIFARFS.with_name("cifarfs-encoder") / "pretrain")
+    (itself,), (itself_5,) = (summarize([r.at(shots) for r in large]).rows for shots in (1, 5))
+    scores = [interval(100 * row.score.mean, 100 * row.score.half_width) for row in (itself, itself_5)]
+    ratio = itself.multiply_adds_per_query / one.rows[0].multiply_adds_per_query
+    start = f"ProtoNet, the Conv4-64 itself, {ratio:.0f} times the cost per query"
+    assert all(f"| {start} | {scores[0]} | | {scores[1]} | |" in lines for lines in pages)
+    names = {
+        "no residual": "none",
+        "another task's": "another task's",
+        "mean": "mean of the tasks that are tested together",
+    }
+    controls = [{(c[0], c[1]): c[-1] for c in control_table(summary)[1:]} for summary in (one, five)]
+    assert controls[0]
+    for (label, control), difference in controls[0].items():
+        row = f"| {label} | {names[control]} | {difference} | {controls[1][label, control]} |"
+        assert row in pages[0]
 
 
 def rms(x: Tensor) -> Tensor:
@@ -235,7 +242,9 @@ def test_hyper_adapter_is_what_the_page_says(labels: list[int]) -> None:
         z = z + attention(read.mixes[i], normed, normed)
         z = z + read.mlps[i](z)
     delta = generator(read.norm(z))
-    outputs = read_features(query) @ (w + 0.2 * unit_w * delta[:, :7]).T + 0.2 * unit_b * delta[:, 7]
+    turned = w + 0.2 * unit_w * delta[:, :7]
+    turned = turned * (w.norm(dim=1) / turned.norm(dim=1)).unsqueeze(1)
+    outputs = read_features(query) @ turned.T + 0.2 * unit_b * delta[:, 7]
     penalty = (0.2 * delta[:, :7]).square().mean() + (0.2 * delta[:, 7]).square().mean()
 
     adapted = method.adapt(SupportSet(x[None], y[None], 3))
