@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from .escape import for_plot
@@ -81,6 +82,8 @@ def learning_curves_figure(summary: Summary) -> Figure:
     by_episodes.set_ylabel(f"validation {score_name(summary)}")
     for axes in (by_episodes, by_seconds):
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(4))  # more large numbers would touch
+        axes.xaxis.set_major_formatter("{x:,.6g}")
     figure.suptitle(f"{task(summary)}; mean of the seeds, and every seed thinner")
     draw_legend(figure)
     return figure
