@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .allocator import keep_memory
 from .stopping import catch_signals
 from .terminal import open_streams
 
@@ -12,6 +13,7 @@ def main() -> None:
     """Run the command line; the signals are caught before all that takes long to load."""
     catch_signals()
     open_streams()
+    keep_memory()
     from .cli import main
 
     main()

@@ -211,3 +211,12 @@ def test_the_environment_switches_them_on() -> None:
     environment = {**os.environ, "L2L_HYPER_KERNELS": "1"}
     found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "True"
+
+
+def test_the_command_line_keeps_memory() -> None:
+    program = (
+        "import os\nfrom l2l_hyper.__main__ import main\n"
+        "try:\n    main()\nfinally:\n    print(os.environ['THP_MEM_ALLOC_ENABLE'])"
+    )
+    found = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "1"

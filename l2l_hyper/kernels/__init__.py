@@ -7,7 +7,7 @@ file                what it makes faster, when :func:`enable` was called        
 ``norm.py``         normalization of large tasks on a CPU, and of one task without graph  ``plain.py``
 ==================  ====================================================================  =======================
 
-:func:`keep_memory` (``memory.py``) is a function of its own, because it changes the whole process.
+:func:`keep_memory` is a function of its own, because it changes the whole process; the command line calls it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..allocator import keep_memory
 from . import plain
-from .memory import keep_memory
 
 __all__ = ["enable", "enabled", "keep_memory", "normalize", "task_convolutions"]
 
