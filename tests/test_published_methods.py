@@ -85,6 +85,58 @@ def test_r2d2_in_regression_is_ridge_regression() -> None:
     torch.testing.assert_close(method.predict(adapted, x), y, rtol=1e-5, atol=1e-5)
 
 
+# Baseline++
+
+
+def test_baseline_plus_plus_in_training() -> None:
+    def slow(method: Any, body: nn.Sequential, task: Episodes) -> tuple[Tensor, Tensor]:
+        x, y, query, labels = one_task(task)
+        centre = method.network.head.centre
+        features, queries = (F.normalize(body(of) - centre, dim=1) for of in (x, query))
+        means = torch.stack([f.mean(0) / f.mean(0).norm() for f in by_class(features, y)])
+        outputs = method.log_scale.exp() * queries @ means.T
+        return outputs, F.cross_entropy(outputs, labels)
+
+    check("baseline-plus-plus", slow, SHOTS)
+
+
+@pytest.mark.parametrize("classifier", ["cosine", "linear"])
+def test_baseline_plus_plus_in_evaluation(classifier: str) -> None:
+    """As methods/baselinefinetune.py has it, with all samples in each of as many steps: distLinear with weight norm."""
+    method: Any
+    method, body = plain_method("baseline-plus-plus", classifier=classifier, epochs=7)
+    method.eval()
+    episodes = small_episodes()
+    with torch.no_grad():
+        outputs = method.predict(method.adapt(episodes.support_set), episodes.query)
+    for got, task in zip(outputs, episodes, strict=True):
+        x, y, query, _ = one_task(task)
+        with torch.no_grad():
+            features, queries = body(x), body(query)
+            if classifier == "cosine":
+                features, queries = (F.normalize(of - method.network.head.centre, dim=1) for of in (features, queries))
+            means = torch.stack([f.mean(0) / f.mean(0).norm() for f in by_class(features, y)])
+        layer = nn.Linear(36, WAYS, bias=classifier == "linear").double()
+        scale = method.log_scale.exp().item() if classifier == "cosine" else 1.0
+        layer.weight.data = means.clone()
+        if classifier == "cosine":
+            layer = nn.utils.parametrizations.weight_norm(layer, dim=0)
+        else:
+            layer.bias.data.zero_()
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.01, momentum=0.9, dampening=0.9, weight_decay=0.001)
+        for _ in range(7 * 2):  # 8 samples are two batches of 4
+            optimizer.zero_grad()
+            F.cross_entropy(scale * layer(features), y).backward()
+            optimizer.step()
+        torch.testing.assert_close(got, scale * layer(queries))
+
+
+def test_baseline_plus_plus_needs_gradients_in_evaluation() -> None:
+    method = small_method("baseline-plus-plus").eval()
+    with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
+        method.adapt(small_episodes().support_set)
+
+
 # SimpleShot
 
 
@@ -378,7 +430,18 @@ def test_hypertransformer() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["simpleshot", "feat", "frn", "simple-cnaps", "gidaris", "hypershot", "hypermaml", "hypertransformer"]
+    "name",
+    [
+        "baseline-plus-plus",
+        "simpleshot",
+        "feat",
+        "frn",
+        "simple-cnaps",
+        "gidaris",
+        "hypershot",
+        "hypermaml",
+        "hypertransformer",
+    ],
 )
 def test_methods_of_classes_refuse_values(name: str) -> None:
     episodes = small_episodes()
