@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 from helpers_methods import SHOTS, WAYS, small_episodes, small_method
+from learn2learn.nn import SVClassifier
+from scipy import optimize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from l2l_hyper import InputError
 from l2l_hyper.data.episode import Episodes, SupportSet, cross_entropy, squared_error
 from l2l_hyper.methods import Method
+from l2l_hyper.methods.metaoptnet import support_vectors
 
 
 def plain_network(ways: int = WAYS) -> nn.Sequential:
@@ -83,6 +86,51 @@ def test_r2d2_in_regression_is_ridge_regression() -> None:
     y = torch.stack([model[:-1](task) @ torch.randn(6, 2, dtype=torch.double) + 3 for task in x])
     adapted = method.adapt(SupportSet(x, y, None, squared_error))
     torch.testing.assert_close(method.predict(adapted, x), y, rtol=1e-5, atol=1e-5)
+
+
+# MetaOptNet
+
+
+def test_metaoptnet_is_the_support_vector_machine_of_learn2learn() -> None:
+    """learn2learn's class is the authors' head for one task; its linear terms are those of the paper."""
+    method: Any
+    method, body = plain_method("metaoptnet")
+    episodes = small_episodes(shots=3)
+    outputs = method.predict(method.adapt(episodes.support_set), episodes.query)
+    for got, task in zip(outputs, episodes, strict=True):
+        x, y, query, _ = one_task(task)
+        machine = SVClassifier(body(x).float(), y, WAYS, C_reg=0.1, max_iters=20)
+        torch.testing.assert_close(got.float(), method.log_scale.exp().float() * machine(body(query).float()))
+
+
+def test_metaoptnet_solves_its_problem() -> None:
+    """No step along which the constraints hold makes the objective smaller: α is what a general solver finds."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 6, 4, dtype=torch.double, generator=generator)
+    one_hot = torch.eye(3, dtype=torch.double).repeat(2, 1)[None]
+    alpha = support_vectors(x, one_hot, 0.1)[0]
+
+    def objective(flat: Any) -> Any:
+        a = flat.reshape(6, 3)
+        rows = a.T @ x[0].numpy()
+        return 0.5 * (rows**2).sum() + 0.5 * (a**2).sum() - (a * one_hot[0].numpy()).sum()
+
+    found = optimize.minimize(
+        objective,
+        torch.zeros(18).numpy(),
+        bounds=[(None, 0.1 * float(t)) for t in one_hot.flatten()],
+        constraints={"type": "eq", "fun": lambda flat: flat.reshape(6, 3).sum(1)},
+        tol=1e-14,
+    )
+    assert found.success
+    torch.testing.assert_close(alpha.flatten(), torch.from_numpy(found.x), rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradient_through_the_support_vector_machine() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 6, 4, dtype=torch.double, generator=generator).requires_grad_()
+    one_hot = torch.eye(3, dtype=torch.double).repeat(2, 1).expand(2, -1, -1)
+    assert torch.autograd.gradcheck(lambda x: support_vectors(x, one_hot, 0.1), (x,), atol=1e-5, rtol=1e-3)
 
 
 # Baseline++
@@ -432,6 +480,7 @@ def test_hypertransformer() -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "metaoptnet",
         "baseline-plus-plus",
         "simpleshot",
         "feat",
