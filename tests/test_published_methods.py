@@ -133,6 +133,38 @@ def test_the_gradient_through_the_support_vector_machine() -> None:
     assert torch.autograd.gradcheck(lambda x: support_vectors(x, one_hot, 0.1), (x,), atol=1e-5, rtol=1e-3)
 
 
+# Soft k-means
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_soft_kmeans(distance: str) -> None:
+    """As the paper's equation 4 has it, twice, with the queries for the samples without labels."""
+
+    def slow(method: Any, body: nn.Sequential, task: Episodes) -> tuple[Tensor, Tensor]:
+        x, y, query, labels = one_task(task)
+        features, queries = body(x), body(query)
+        if distance == "cosine":
+            features, queries = (F.normalize(of - method.network.head.centre, dim=1) for of in (features, queries))
+        shares = F.one_hot(y, WAYS).double()
+        prototypes = torch.stack([f.mean(0) for f in by_class(features, y)])
+        for step in range(3):
+            if distance == "cosine":
+                outputs = method.prototype.log_scale.exp() * queries @ F.normalize(prototypes, dim=1).T
+            else:
+                outputs = 2 * queries @ prototypes.T - prototypes.square().sum(1)
+            if step < 2:
+                soft = outputs.softmax(1)
+                prototypes = torch.stack(
+                    [
+                        (shares[:, c] @ features + soft[:, c] @ queries) / (shares[:, c].sum() + soft[:, c].sum())
+                        for c in range(WAYS)
+                    ]
+                )
+        return outputs, F.cross_entropy(outputs, labels)
+
+    check("soft-kmeans", slow, SHOTS, distance=distance, steps=2)
+
+
 # Baseline++
 
 
@@ -480,6 +512,7 @@ def test_hypertransformer() -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "soft-kmeans",
         "metaoptnet",
         "baseline-plus-plus",
         "simpleshot",

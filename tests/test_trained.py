@@ -157,6 +157,24 @@ def test_predictions_are_those_of_the_learner(
     assert "3.png" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("transductive", "expected"), [(False, [3, 1]), (True, [4])])
+def test_a_transductive_method_predicts_all_queries_together(
+    transductive: bool, expected: list[int], out: Path, drawings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("l2l_hyper.experiment.prediction._AT_ONCE", 3)
+    learner = l2l_hyper.load(checkpoint(out))
+    monkeypatch.setattr(type(learner.method), "transductive", transductive)
+    sizes, predict_tasks = [], learner.predict_tasks
+
+    def noted(adapted: object, queries: torch.Tensor) -> torch.Tensor:
+        sizes.append(queries.shape[1])
+        return predict_tasks(adapted, queries)
+
+    monkeypatch.setattr(learner, "predict_tasks", noted)
+    predict(learner, drawings, drawings / "class 3")
+    assert sizes == expected
+
+
 def test_what_cannot_be_predicted_is_told(out: Path, drawings: Path, tmp_path: Path) -> None:
     learner = l2l_hyper.load(checkpoint(out))
     (tmp_path / "one" / "class").mkdir(parents=True)

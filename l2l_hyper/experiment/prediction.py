@@ -48,7 +48,7 @@ class Prediction:
 def predict(learner: TrainedLearner, support: Path, query: Path) -> Prediction:
     """Adapt to the files of a folder, and predict those of another.
 
-    Queries are predicted 64 at once, and all together where normalization layers take their statistics from them
+    Queries are predicted 64 at once, and all together where the method or its normalization layers read them together
     ("transductive").
 
     Args:
@@ -72,7 +72,8 @@ def predict(learner: TrainedLearner, support: Path, query: Path) -> Prediction:
     y = torch.tensor([k for k, paths in enumerate(of_class.values()) for _ in paths], device=x.device)
     adapted = learner.adapt_tasks(x[None], y[None], ways=len(of_class))
     queries = learner.read(files)
-    at_once = len(files) if e.normalization == "transductive" else _AT_ONCE
+    together = learner.method.transductive or e.normalization == "transductive"
+    at_once = len(files) if together else _AT_ONCE
     outputs = [learner.predict_tasks(adapted, part[None])[0] for part in queries.split(at_once)]
     return Prediction(
         classes=list(of_class),

@@ -51,12 +51,14 @@ class Method(nn.Module):
         controls: names of the controls that it can be tested under, see :meth:`controlled`.
         one_by_one: whether it gains nothing from several tasks at once.
         adapts_features: whether each task has features of its own, made by weights of its own.
+        transductive: whether the outputs on a query depend on the queries beside it.
     """
 
     Options: ClassVar[type[Any]] = Options
     controls: tuple[str, ...] = ()
     one_by_one: ClassVar[bool] = False
     adapts_features: bool = False
+    transductive: ClassVar[bool] = False
 
     def adapt(self, support: SupportSet) -> Any:
         """Adapt to T tasks; whatever this returns goes to :meth:`predict`."""

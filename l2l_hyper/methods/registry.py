@@ -148,6 +148,7 @@ METHODS = _Methods(
         "protonet": "l2l_hyper.methods.protonet:ProtoNet",
         "protonet-distilled": "l2l_hyper.methods.distilled_protonet:DistilledProtoNet",
         "r2d2": "l2l_hyper.methods.r2d2:R2D2",
+        "soft-kmeans": "l2l_hyper.methods.soft_kmeans:SoftKMeans",
         "metaoptnet": "l2l_hyper.methods.metaoptnet:MetaOptNet",
         "baseline-plus-plus": "l2l_hyper.methods.baseline_plus_plus:BaselinePlusPlus",
         "simpleshot": "l2l_hyper.methods.simpleshot:SimpleShot",
