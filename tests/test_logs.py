@@ -48,20 +48,34 @@ def test_tensorboard_shows_every_iteration(tmp_path: Path) -> None:
     assert shown == [(p.iteration, pytest.approx(p.loss)) for p in record.result.validation]
 
 
-def test_weights_and_biases_is_offline_and_is_given_the_configuration(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What Weights & Biases is given."""
     given: dict[str, Any] = {"logged": []}
 
-    @contextmanager
     def init(**options: Any) -> Any:
         given.update(options)
-        yield types.SimpleNamespace(log=lambda values, step: given["logged"].append((step, sorted(values))))
-        given["closed"] = True
+        return types.SimpleNamespace(
+            log=lambda values, step: given["logged"].append((step, sorted(values))),
+            finish=lambda exit_code: given.update(exit_code=exit_code),
+        )
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Settings=dict))  # type: ignore[arg-type]
+    return given
+
+
+def test_weights_and_biases_is_told_that_a_run_failed(
+    tmp_path: Path, given: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match="samples per class"):
+        compare(tmp_path, log=["wandb"], shots=1000)
+    assert given["exit_code"] == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_weights_and_biases_is_offline_and_is_given_the_configuration(tmp_path: Path, given: dict[str, Any]) -> None:
     record = compare(tmp_path, log=["wandb"])
-    assert given["mode"] == "offline" and given["dir"] == str(tmp_path) and given["closed"]
+    assert given["mode"] == "offline" and given["dir"] == str(tmp_path) and given["exit_code"] == 0
     assert given["config"] == record.run.to_dict()
     training, validation = ([f"{part}/accuracy", f"{part}/loss"] for part in ("training", "validation"))
     steps = [(1, training), (2, training), (2, validation), (3, training), (4, training), (4, validation)]

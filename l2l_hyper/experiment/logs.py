@@ -71,7 +71,7 @@ def weights_and_biases(run: Run, out: Path) -> Iterator[Progress]:
     ``wandb sync OUT/wandb/offline-run-*`` sends them.
     """
     wandb = _needed("wandb", "wandb")
-    with wandb.init(
+    logged = wandb.init(
         project="l2l_hyper",
         name=run.name,
         dir=str(out),
@@ -79,8 +79,13 @@ def weights_and_biases(run: Run, out: Path) -> Iterator[Progress]:
         mode=os.environ.get("WANDB_MODE", "offline"),
         reinit="create_new",
         settings=wandb.Settings(silent=True),
-    ) as logged:
+    )
+    exit_code = 1
+    try:  # as a context manager it would print a traceback of what is told in one line
         yield lambda step: logged.log(_scalars(step), step=step.iteration)
+        exit_code = 0
+    finally:
+        logged.finish(exit_code=exit_code)
 
 
 def _scalars(step: Step) -> dict[str, float]:
