@@ -14,7 +14,8 @@ from ..memory import weights_fit
 from ..methods import hyper_adapter
 from ..registry import unknown_name
 from ..settings import Positive, checked_value
-from .protocol import Learner, check_plain
+from .models import check_plain
+from .protocol import Learner
 
 __all__ = ["HyperAdapter"]
 

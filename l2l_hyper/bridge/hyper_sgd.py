@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..functional import clone_tree, install, slots
 from ..settings import Positive, checked_value
-from .protocol import check_plain, is_running_average
+from .models import check_plain, is_running_average
 from .transform import HyperTransform
 
 __all__ = ["HyperSGD"]

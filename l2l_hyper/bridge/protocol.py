@@ -5,68 +5,30 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, Node
+from torch.autograd.graph import GradientEdge
 
 from ..data.episode import SupportSet, cross_entropy, squared_error
 from ..errors import InputError
 from ..functional import clone_tree, held_statistics, hold_statistics, install, tensors, update_running
-from ..functional.norm import EpisodicBatchNorm
 from ..memory import require_memory
 from ..methods.contract import Method
 from ..methods.inner_loop import require_gradients
 from ..methods.taskwise import Adapted, Inputs, Pass, TaskwiseNetwork
 from ..settings import Count, checked_value
+from .forward_passes import ForwardPass, passes_behind
 from .loss_recovery import Recovered, recover
+from .models import check_plain, is_running_average
 from .penalty import Switch, following_the_loss
+from .support_pieces import Piece, are_close, are_shares, check_every_class, labels_of, merged, same_samples, samples_of
 
-__all__ = ["Learner", "check_plain", "is_running_average"]
+__all__ = ["Learner"]
 
 L = TypeVar("L", bound="Learner")
-
-_RECORD = "l2l_hyper"  # where the graph of a forward pass keeps the record of it
-
-
-@dataclass(frozen=True)
-class _Record:
-    """One forward pass that ``adapt(loss)`` may turn out to be about.
-
-    It lives in the graph of the outputs and goes with it, so it holds nothing that comes later in the graph.
-    """
-
-    learner: weakref.ref[Learner]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    features: Tensor
-    logits: Tensor
-    statistics: dict[str, tuple[Tensor, Tensor]]
-    weights: dict[str, Tensor]
-    penalty: Switch
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """A support mini-batch: the arguments of the forward pass, targets and ways, and which rows of the logits count."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    y: Tensor
-    ways: int | None
-    rows: Tensor | None = None
-
-    @property
-    def every_row(self) -> Tensor:
-        """``rows``, also where all count."""
-        return torch.ones_like(self.y[..., :1], dtype=torch.bool).flatten() if self.rows is None else self.rows
-
-    def converted(self, fn: Callable[[Tensor], Tensor]) -> _Piece:
-        args = tuple(fn(arg) if isinstance(arg, Tensor) else arg for arg in self.args)
-        kwargs = {name: fn(arg) if isinstance(arg, Tensor) else arg for name, arg in self.kwargs.items()}
-        return _Piece(args, kwargs, fn(self.y), self.ways, None if self.rows is None else fn(self.rows))
 
 
 class Learner(nn.Module):
@@ -95,7 +57,7 @@ class Learner(nn.Module):
         self.method = method
         self.allow_nograd = allow_nograd
         self._adapted: Any = None
-        self._pieces: tuple[_Piece, ...] = ()
+        self._pieces: tuple[Piece, ...] = ()
         self._replaced: dict[str, Tensor | None] = {}  # what adaptation has put the task's weights in the place of
         self._of_classes = True
         self._ways = None if self._network is None else self._network.head.out_features
@@ -172,7 +134,7 @@ class Learner(nn.Module):
         )
         if self.training:
             update_running(network.module, seen.statistics)
-        record = _Record(
+        record = ForwardPass(
             weakref.ref(self),
             args,
             kwargs,
@@ -184,7 +146,7 @@ class Learner(nn.Module):
         )
         node = passed[0].grad_fn
         assert node is not None
-        _metadata(node)[_RECORD] = record
+        record.keep_in(node)
         return seen.returned
 
     def adapt(
@@ -226,7 +188,7 @@ class Learner(nn.Module):
             raise InputError(f"generated weights must require gradients, {frozen[0]!r} does not; try allow_nograd=True")
         method = self._method(first_order, allow_unused)
         if support is not None:
-            self._read(method, self._given(*_samples(support), ways), None)
+            self._read(method, self._given(*samples_of(support), ways), None)
         elif self._iterative:
             assert loss is not None
             self._descend(method, loss, labels)
@@ -316,12 +278,12 @@ class Learner(nn.Module):
 
     # From what a script gives to support sets
 
-    def _given(self, x: Tensor, y: Any, ways: int | None) -> _Piece:
-        y, columns = _labels(y, len(x), x.device)
+    def _given(self, x: Tensor, y: Any, ways: int | None) -> Piece:
+        y, columns = labels_of(y, len(x), x.device)
         if y.is_floating_point():
             of_classes = getattr(self.method, "needs_every_class", False) or (columns is not None and ways == columns)
-            shares = of_classes and y.dim() == 2 and _are_shares(y)
-            return _Piece((x,), {}, y, columns if shares else None)
+            shares = of_classes and y.dim() == 2 and are_shares(y)
+            return Piece((x,), {}, y, columns if shares else None)
         ways = next((n for n in (ways, columns, self._ways) if n is not None), None)
         if ways is None:
             raise InputError("expected ways= with support=, as the method has no last layer to tell them by; got None")
@@ -334,9 +296,9 @@ class Learner(nn.Module):
                 f"labels must lie in 0 … {ways - 1} for {ways} ways, got {int(y.min())} … {int(y.max())}; "
                 "try ways=, relabel the task, or head= if another nn.Linear makes the outputs"
             )
-        return _Piece((x,), {}, y, ways, kept) if is_token else _Piece((x if kept.all() else x[kept],), {}, y, ways)
+        return Piece((x,), {}, y, ways, kept) if is_token else Piece((x if kept.all() else x[kept],), {}, y, ways)
 
-    def _recovered(self, record: _Record, found: Recovered | None) -> tuple[_Piece, Pass]:
+    def _recovered(self, record: ForwardPass, found: Recovered | None) -> tuple[Piece, Pass]:
         """Samples of weight zero are not in the loss, so they are not in the support set."""
         assert found is not None
         kept, rows = found.weights > 0, None
@@ -351,24 +313,24 @@ class Learner(nn.Module):
             else:  # tokens, or a model of several inputs, which pass as they are
                 rows, seen = kept, seen.of_rows(kept)
         one_hot = targets.round()
-        if found.kind == "values" and targets.shape[-1] > 1 and _are_shares(one_hot) and _are_close(targets, one_hot):
+        if found.kind == "values" and targets.shape[-1] > 1 and are_shares(one_hot) and are_close(targets, one_hot):
             targets, is_class = one_hot, not getattr(self.method, "needs_every_class", False)
         else:
             is_class = found.kind == "classes"
         hard = is_class and bool(((targets == 0) | (targets == 1)).all())
         y = targets.argmax(-1) if hard else targets
-        return _Piece(args, record.kwargs, y, targets.shape[-1] if is_class else None, rows), seen
+        return Piece(args, record.kwargs, y, targets.shape[-1] if is_class else None, rows), seen
 
-    def _read(self, method: Method, piece: _Piece, seen: Pass | None) -> None:
+    def _read(self, method: Method, piece: Piece, seen: Pass | None) -> None:
         """Adapt a method that reads the support set to the mini-batches so far, this one included."""
         pieces = self._pieces if self._pieces and self._pieces[0].ways == piece.ways and not self._iterative else ()
-        same = [i for i, held in enumerate(pieces) if _same_samples(held, piece)]
+        same = [i for i, held in enumerate(pieces) if same_samples(held, piece)]
         if same and all(torch.equal(getattr(pieces[same[0]], of), getattr(piece, of)) for of in ("y", "every_row")):
             return
         pieces = (*(held for i, held in enumerate(pieces) if i not in same), piece)
-        whole = _merged(pieces)
+        whole = merged(pieces)
         if getattr(method, "needs_every_class", False):
-            _check_every_class(whole)
+            check_every_class(whole)
         plain = len(whole.args) == 1 and not whole.kwargs and whole.rows is None
         x: Any = whole.args[0].unsqueeze(0) if plain else Inputs(whole.args, whole.kwargs, whole.rows)
         loss = squared_error if whole.ways is None else cross_entropy
@@ -392,7 +354,7 @@ class Learner(nn.Module):
         """Let a method take a step down the script's own loss, whatever that is."""
         reads_labels = getattr(method, "reads_labels", True)
         record, found = self._about(loss, labels, recovering=reads_labels)
-        piece = _Piece(record.args, record.kwargs, record.logits.new_zeros(0), None)
+        piece = Piece(record.args, record.kwargs, record.logits.new_zeros(0), None)
         seen = Pass(record.logits, record.logits, record.features, record.statistics, {})
         if found is not None:
             piece, seen = self._recovered(record, found)
@@ -408,14 +370,14 @@ class Learner(nn.Module):
 
     # What a loss is about
 
-    def _about(self, loss: Tensor, labels: Any, *, recovering: bool = True) -> tuple[_Record, Recovered | None]:
+    def _about(self, loss: Tensor, labels: Any, *, recovering: bool = True) -> tuple[ForwardPass, Recovered | None]:
         """The one forward pass of this learner that the loss depends on, and what its derivative shows."""
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = getattr(loss, "shape", type(loss).__name__)
             raise InputError(f"expected a scalar loss, got {got}; try loss.mean()")
         if not torch.isfinite(loss):
             raise InputError(f"expected a finite loss, got {loss.item()}; look at the inputs and the learning rate")
-        passes, beside = _behind(loss, self)
+        passes, beside = passes_behind(loss, self)
         if len(passes) != 1:
             raise InputError(
                 "expected a loss on the outputs of one forward pass of this learner with gradients, got one on "
@@ -450,57 +412,6 @@ class Learner(nn.Module):
         hold_statistics(network.module, {name: (mean[0], var[0]) for name, (mean, var) in adapted.statistics.items()})
 
 
-def check_plain(model: nn.Module) -> None:
-    """Raise :class:`InputError` for a model with a part whose copies would compute with the tensors of the original."""
-    for name, module in model.named_modules():
-        kinds = {kind.__name__ for kind in type(module).__mro__}
-        what = f"the network itself, got {type(module).__name__}" + (f" as {name!r}" if name else "")
-        if kinds & {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule"}:
-            raise InputError(
-                f"expected {what}, which averages no gradients of a learner's clones over processes or devices; "
-                "pass what it wraps (.module), wrap neither that nor the learner, and average the gradients after "
-                "backward(), or run `torchrun -m l2l_hyper compare`: docs/distributed.md shows both"
-            )
-        if "OptimizedModule" in kinds or getattr(module, "_compiled_call_impl", None) is not None:
-            raise InputError(
-                f"expected {what} compiled, which would compute with its own weights in place of a task's; pass the "
-                "network as it is without torch.compile, and compile the learner instead: learner.compile()"
-            )
-        if isinstance(module, torch.jit.ScriptModule):
-            raise InputError(
-                f"expected {what}, a TorchScript module, whose weights no task's can replace; pass the network that it "
-                "was made from, and trace an adapted clone instead: torch.jit.trace(learner.module, query)"
-            )
-
-
-def _metadata(node: Node) -> dict[Any, Any]:
-    return node.metadata  # type: ignore[return-value]  # a dictionary, whatever torch's types say
-
-
-def _behind(loss: Tensor, learner: Learner) -> tuple[list[tuple[Node, _Record]], list[str]]:
-    """The forward passes of a learner that a loss depends on, and the names of its tensors that are reached beside."""
-    held = [*learner.named_parameters(), *learner.named_buffers()]
-    ends = {tensor.grad_fn if tensor.grad_fn is not None else id(tensor): name for name, tensor in held}
-    passes: list[tuple[Node, _Record]] = []
-    beside: list[str] = []
-    met: set[Node] = set()
-    waiting = [loss.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in met:
-            continue
-        met.add(node)
-        record = _metadata(node).get(_RECORD)
-        end = ends.get(node) or ends.get(id(getattr(node, "variable", None)))
-        if record is not None and record.learner() is learner:
-            passes.append((node, record))
-        elif end is not None:
-            beside.append(end)
-        else:
-            waiting.extend(following for following, _ in node.next_functions)
-    return passes, sorted(beside)
-
-
 _HERE, _IN_LEARN2LEARN = "method.network.module.", "module."
 
 
@@ -513,24 +424,6 @@ def _renamed(state: dict[str, Any], old: str, new: str) -> None:
         state[new + name.removeprefix(old)] = state.pop(name)
 
 
-def is_running_average(module: nn.Module, name: str) -> bool:
-    """Whether clones share a buffer: the running averages of normalization layers are those of all tasks."""
-    averages = ("running_mean", "running_var", "num_batches_tracked")
-    ours = isinstance(module, EpisodicBatchNorm) and module.mode == "running"
-    return name in averages and (ours or isinstance(module, nn.modules.batchnorm._NormBase))
-
-
-def _samples(support: Any) -> tuple[Tensor, Any]:
-    """The two parts of ``support=``; samples that were made in inference mode as others, which a graph can hold."""
-    if not isinstance(support, tuple | list) or len(support) != 2:
-        raise InputError(f"expected support=(x, y), samples and their labels, got {type(support).__name__}")
-    x, y = support
-    if not isinstance(x, Tensor) or x.ndim == 0 or len(x) == 0:
-        arrived = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise InputError(f"expected one or more support samples as a tensor (N, *), got {arrived}; try torch.stack")
-    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x, y
-
-
 def _require_finite(adapted: Any, x: Any) -> None:
     """Raise ``InputError`` for weights that are not finite."""
     weights = adapted.weights.values() if isinstance(adapted, Adapted) else ()
@@ -538,70 +431,3 @@ def _require_finite(adapted: Any, x: Any) -> None:
         bad = isinstance(x, Tensor) and not x.isfinite().all()
         reason = "has samples that are not finite; look at the data" if bad else "does not; try a smaller learning rate"
         raise InputError(f"expected a support set that gives finite weights, got one that {reason}")
-
-
-def _labels(y: Any, samples: int, device: torch.device) -> tuple[Tensor, int | None]:
-    """Labels ``(N,)``, or ``(N, L)`` of tokens, as int64, or values, in any form; and the columns of one-hot ones."""
-    try:
-        y = torch.as_tensor(y, device=device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"expected labels as a tensor, array or list of numbers, got {type(y).__name__} ({error})"
-        ) from error
-    if y.dim() == 0:
-        raise InputError(f"expected one label per sample, got the number {y}")
-    columns = y.shape[1] if y.dim() == 2 and y.shape[1] > 1 else None
-    if columns and _are_shares(y) and (y.amax(1) == 1).all():
-        y = y.long().argmax(1)
-    elif not y.is_floating_point():
-        y, columns = (y.squeeze(-1) if y.shape == (samples, 1) else y).long(), None
-    if len(y) != samples:
-        raise InputError(
-            f"support=(x, y) needs one label per sample, or of tokens (N, L), got {samples} samples and labels "
-            f"{tuple(y.shape)}"
-        )
-    return y, columns
-
-
-def _are_close(y: Tensor, z: Tensor) -> bool:
-    return bool(((y - z).abs() < 1e-3).all())
-
-
-def _are_shares(y: Tensor) -> bool:
-    return bool((y >= 0).all()) and bool(((y.sum(1) - 1).abs() < 1e-3).all())
-
-
-def _same_samples(a: _Piece, b: _Piece) -> bool:
-    if a.kwargs or b.kwargs or len(a.args) != len(b.args):
-        return False
-    pairs = list(zip(a.args, b.args, strict=True))
-    return all(x is y or (isinstance(x, Tensor) and x.shape == y.shape and torch.equal(x, y)) for x, y in pairs)
-
-
-def _merged(pieces: Sequence[_Piece]) -> _Piece:
-    if len(pieces) == 1:
-        return pieces[0]
-    if any(len(piece.args) != 1 or piece.kwargs for piece in pieces):
-        raise InputError(
-            "a further support mini-batch of a model of several inputs cannot be added to the first; pass the whole "
-            "support set at once"
-        )
-    if any(piece.args[0].shape[1:] != pieces[0].args[0].shape[1:] for piece in pieces):
-        raise InputError(
-            "expected support mini-batches of samples of one shape, got "
-            f"{', '.join(str(tuple(piece.args[0].shape[1:])) for piece in pieces)}; pad them alike"
-        )
-    x, y, rows = (torch.cat(parts) for parts in zip(*((p.args[0], p.y, p.every_row) for p in pieces), strict=True))
-    return _Piece((x,), {}, y, pieces[0].ways, None if rows.all() else rows)
-
-
-def _check_every_class(piece: _Piece) -> None:
-    if piece.ways is None:
-        return
-    counts = piece.y.sum(0) if piece.y.is_floating_point() else torch.bincount(piece.y, minlength=piece.ways)
-    missing = (counts == 0).nonzero().flatten().tolist()
-    if missing:
-        raise InputError(
-            f"every class needs a support sample, classes {missing} of {piece.ways} have none; build the model with as "
-            "many outputs as the task has ways, or use adapt(support=(x, y), ways=...)"
-        )
