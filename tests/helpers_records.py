@@ -9,7 +9,8 @@ import numpy as np
 
 from l2l_hyper.experiment.config import Experiment, Run
 from l2l_hyper.experiment.provenance import Provenance
-from l2l_hyper.experiment.records import MetricInfo, Point, Record, Result, make_record
+from l2l_hyper.experiment.records import Record, make_record
+from l2l_hyper.experiment.result import MetricInfo, Point, Result
 
 EXPERIMENT = Experiment(tasksets="glyphs", test_episodes=40, iterations=100, meta_batch=4)
 PROVENANCE = Provenance(

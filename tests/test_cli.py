@@ -17,7 +17,8 @@ from l2l_hyper.errors import InputError
 from l2l_hyper.experiment import plan, progress, runner, sweep
 from l2l_hyper.experiment.config import Experiment
 from l2l_hyper.experiment.parts import Parts
-from l2l_hyper.experiment.records import MetricInfo, Point, Result, read_records
+from l2l_hyper.experiment.records import read_records
+from l2l_hyper.experiment.result import MetricInfo, Point, Result
 from l2l_hyper.experiment.training import Step
 from l2l_hyper.files import CannotWrite
 from l2l_hyper.report import write

@@ -20,14 +20,8 @@ from rich.console import Console
 from l2l_hyper import report
 from l2l_hyper.cli import main
 from l2l_hyper.errors import InputError
-from l2l_hyper.experiment.records import (
-    ControlScores,
-    MetricInfo,
-    Record,
-    ScoresAtShots,
-    read_records,
-    write_record,
-)
+from l2l_hyper.experiment.records import Record, read_records, write_record
+from l2l_hyper.experiment.result import ControlScores, MetricInfo, ScoresAtShots
 from l2l_hyper.report import write
 from l2l_hyper.report.columns import columns, describe, notes
 from l2l_hyper.statistics import hierarchical_bootstrap, paired_difference

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import compare, evaluate, train
     from .config import Experiment, Run
-    from .records import Record, Result, read_records
+    from .records import Record, read_records
+    from .result import Result
     from .trained import TrainedLearner, load
 
 __all__ = [

@@ -24,7 +24,8 @@ from .memory import tasks_at_once
 from .parts import Parts
 from .plan import Plan, make_plan
 from .provenance import collect
-from .records import Record, Result
+from .records import Record
+from .result import Result
 from .runner import carry_out
 from .training import train_and_test
 

@@ -19,7 +19,7 @@ from .._version import __version__
 from ..errors import InputError
 from ..files import cannot_write, replacing
 from .config import Run
-from .records import Point
+from .result import Point
 
 __all__ = [
     "SUFFIX",

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..terminal import one_line
-from .records import MetricInfo
+from .result import MetricInfo
 
 if TYPE_CHECKING:
     from .training import Step

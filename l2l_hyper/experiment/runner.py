@@ -21,7 +21,8 @@ from .logs import log_file
 from .parts import Parts, label_of
 from .progress import RunProgress, score_text
 from .provenance import Provenance
-from .records import Record, Result, existing_record, make_record, write_record
+from .records import Record, existing_record, make_record, write_record
+from .result import Result
 from .training import Progress, Step, train_and_test
 
 __all__ = ["Task", "carry_out", "each_alone", "existing", "recorded", "say", "watched"]

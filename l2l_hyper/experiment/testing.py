@@ -17,7 +17,7 @@ from .config import Experiment, Run
 from .distributed import from_first, share, sum_over_processes, world_size
 from .evaluation import Measured, adaptation_milliseconds, evaluate_on
 from .parts import Parts
-from .records import ControlScores, MetricInfo, Result, ScoresAtShots
+from .result import ControlScores, MetricInfo, Result, ScoresAtShots
 from .trial import count_generated, multiply_adds_per_query
 
 __all__ = ["Testing", "in_precision", "tested_form"]

@@ -27,7 +27,7 @@ from .recipe.classification import attach_classifier, with_rotation_classes
 from .recipe.objective import Objective, training_episodes
 from .recipe.optimizer import backbone_parameters, learning_rate_factor, make_optimizer, set_learning_rate
 from .recipe.pretrained import read_pretrained
-from .records import MetricInfo, Point, Result
+from .result import MetricInfo, Point, Result
 from .resume import Learned
 from .testing import Testing, in_precision, tested_form
 from .trial import require_contract

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..experiment.config import Experiment
-from ..experiment.records import MetricInfo, Record
+from ..experiment.records import Record
+from ..experiment.result import MetricInfo
 from ..statistics import (
     Interval,
     PairedDifference,

@@ -25,15 +25,8 @@ from rich.console import Console
 from l2l_hyper import report
 from l2l_hyper.errors import InputError
 from l2l_hyper.experiment.config import Run
-from l2l_hyper.experiment.records import (
-    ControlScores,
-    MetricInfo,
-    Point,
-    ScoresAtShots,
-    read_record,
-    read_records,
-    write_record,
-)
+from l2l_hyper.experiment.records import read_record, read_records, write_record
+from l2l_hyper.experiment.result import ControlScores, MetricInfo, Point, ScoresAtShots
 from l2l_hyper.report import write
 from l2l_hyper.report.escape import for_csv, for_markdown, for_plot, for_screen
 

@@ -26,7 +26,7 @@ from l2l_hyper.experiment.config import Experiment, Run
 from l2l_hyper.experiment.progress import RunProgress
 from l2l_hyper.experiment.provenance import public_command
 from l2l_hyper.experiment.recipe.objective import Objective
-from l2l_hyper.experiment.records import MetricInfo
+from l2l_hyper.experiment.result import MetricInfo
 from l2l_hyper.experiment.training import Step
 from l2l_hyper.files import expanded
 from l2l_hyper.stopping import Stopped, catch_signals, held, raised
