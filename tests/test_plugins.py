@@ -17,6 +17,7 @@ import l2l_hyper
 from l2l_hyper import InputError, cli, report
 from l2l_hyper.experiment import read_records
 from l2l_hyper.methods import OneByOne
+from l2l_hyper.methods.contract import as_method
 
 FAST = {"ways": 3, "queries": 4, "iterations": 4, "meta_batch": 2, "validation_episodes": 3, "test_episodes": 6}
 FLAGS = [text for name, value in FAST.items() for text in (f"--{name.replace('_', '-')}", str(value))]
@@ -212,3 +213,10 @@ def test_the_command_line_finds_modules_of_the_present_folder(
     with pytest.raises(SystemExit):
         cli.main(["compare", "--tasksets", "module_of_the_present_folder:tasks", "--out", str(tmp_path / "runs")])
     assert "three" in capsys.readouterr().err
+
+
+def test_a_method_of_ones_own_says_whether_it_is_transductive(own):
+    plain = own.NearestMean(own.waves_net(3, (32,)))
+    assert not as_method(plain, "support").transductive
+    plain.transductive = True
+    assert as_method(plain, "support").transductive

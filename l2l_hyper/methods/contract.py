@@ -58,7 +58,7 @@ class Method(nn.Module):
     controls: tuple[str, ...] = ()
     one_by_one: ClassVar[bool] = False
     adapts_features: bool = False
-    transductive: ClassVar[bool] = False
+    transductive: bool = False
 
     def adapt(self, support: SupportSet) -> Any:
         """Adapt to T tasks; whatever this returns goes to :meth:`predict`."""
@@ -95,6 +95,7 @@ class OneByOne(Method):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module: Any = module
+        self.transductive = bool(getattr(module, "transductive", False))
 
     def adapt(self, support: SupportSet) -> list[tuple[Any, dict[str, tuple[Tensor, Tensor]]]]:
         """Adapt to each task in turn."""
