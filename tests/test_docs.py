@@ -194,6 +194,26 @@ def test_table_of_small_networks_is_that_of_the_records() -> None:
         assert row in pages[0]
 
 
+def test_table_of_learning_rates_is_that_of_the_sweep() -> None:
+    sweep = json.loads((CIFARFS.with_name("sweep-cifarfs-small") / "sweep.json").read_text("utf-8"))
+    best = {choice["method"]: choice["values"] for choice in sweep["chosen"]}
+    names = {
+        ("protonet@map", None): "ProtoNet, map",
+        ("hyper-adapter@linear", None): "HyperAdapter, linear",
+        ("hyper-adapter@mlp", 0.5): "HyperAdapter, mlp, dropout 0.5",
+        ("hyper-adapter@mlp", 0.0): "HyperAdapter, mlp, no dropout",
+    }
+    cells: dict[str, dict[float, str]] = {name: {} for name in names.values()}
+    for point in sweep["points"]:
+        score, values = f"{100 * point['validation_score']:.2f}", point["values"]
+        bold = values == best[point["method"]]
+        cells[names[point["method"], values.get("dropout")]][values["lr"]] = f"**{score}**" if bold else score
+    rates = [0.0003, 0.001, 0.003, 0.01, 0.03]
+    rows = table_rows("docs/results.md")
+    for name, scores in cells.items():
+        assert re.sub(" +", " ", f"| {name} | {' | '.join(scores.get(rate, '') for rate in rates)} |") in rows
+
+
 def rms(x: Tensor) -> Tensor:
     return x.square().mean().sqrt()
 
