@@ -357,6 +357,15 @@ def test_report_over_networks_has_a_figure_of_their_costs(tmp_path, monkeypatch)
     assert "a curve over networks" in (tmp_path / "64" / "results.html").read_text()
 
 
+@pytest.mark.parametrize(("cost", "drawn"), [(1_000_000, False), (1_005_000, False), (2_000_000, True), (None, False)])
+def test_costs_have_a_figure_where_they_differ(cost, drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "render", lambda figure, form: form.encode())
+    rows = [*records(["maml"], multiply_adds_per_query=1_000_000), *records(["protonet"], multiply_adds_per_query=cost)]
+    folder(tmp_path, rows)
+    report.write_report(tmp_path)
+    assert ("cost.png" in contents(tmp_path)) == drawn
+
+
 def test_report_needs_records(tmp_path):
     with pytest.raises(InputError, match="expected a folder with records"):
         report.write_report(tmp_path)

@@ -63,7 +63,8 @@ def write_report(
         f"results{of_shots}.tex": to_latex(summary),
     }
     others = [_summary(_read(network), shots, None) for network in networks]
-    if others or len({row.multiply_adds_per_query for row in summary.rows} - {None}) > 1:
+    costs = [row.multiply_adds_per_query for row in summary.rows if row.multiply_adds_per_query]
+    if others or (costs and max(costs) > 1.01 * min(costs)):  # else there is no axis to draw
         cost = cost_figure([summary, *others])
         figures[f"cost{of_shots}"] = (
             cost,
