@@ -194,6 +194,22 @@ def test_table_of_small_networks_is_that_of_the_records() -> None:
         assert row in pages[0]
 
 
+def test_table_of_sine_waves_is_that_of_the_records() -> None:
+    folder, rows = CIFARFS.with_name("sinusoids"), table_rows("docs/results.md")
+    five, ten = (
+        {row["label"]: row for row in csv.DictReader((folder / name).read_text("utf-8").splitlines())}
+        for name in ("results.csv", "results-10-shot.csv")
+    )
+    for label in five:
+        cells = [label]
+        for row in (five[label], ten[label]):
+            cells.append(f"{float(row['squared_error']):.4f} ± {float(row['squared_error_half_width']):.4f}")
+            given = row["difference"]
+            difference = f"{float(given or 0):+.4f} ± {float(row['difference_half_width'] or 0):.4f}"
+            cells.append(difference.replace("-", "−") if given else "–")
+        assert f"| {' | '.join(cells)} |" in rows
+
+
 def test_table_of_learning_rates_is_that_of_the_sweep() -> None:
     sweep = json.loads((CIFARFS.with_name("sweep-cifarfs-small") / "sweep.json").read_text("utf-8"))
     best = {choice["method"]: choice["values"] for choice in sweep["chosen"]}
