@@ -270,8 +270,9 @@ def test_an_option_that_came_later_stands_at_its_default(tmp_path):
 def test_recorded_results_can_be_read(path):
     stored, record = json.loads(path.read_text()), read_record(path)
     assert record.scores.tolist() == stored.get("scores", stored.get("accuracies"))
-    assert record.result.metric.name == "accuracy" and record.result.metric.percent
-    assert record.result.best_validation_score == max(point.score for point in record.result.validation)
+    metric, looks = record.result.metric, [point.score for point in record.result.validation]
+    assert (metric.name, metric.percent) == (("squared error", False) if record.regression else ("accuracy", True))
+    assert record.result.best_validation_score == (max(looks) if metric.higher_is_better else min(looks))
     assert not {"start", "change"} & record.run.options.keys()
 
 
