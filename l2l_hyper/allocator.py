@@ -22,7 +22,7 @@ def keep_memory() -> None:
     """Let this process take large pages and keep what tensors free, where the system can.
 
     Pages that went back to the system come again as zeros that the system has to write.  It concerns the whole process,
-    whose peak memory grows by a twentieth to a third, and nothing can undo it; call it before PyTorch makes its first
+    whose peak memory grows by up to a third, and nothing can undo it; call it before PyTorch makes its first
     tensor.  The command line calls it.  What the environment says (``THP_MEM_ALLOC_ENABLE``, ``GLIBC_TUNABLES``) stays
     as it is.
     """

@@ -136,8 +136,8 @@ def test_the_gradient_through_the_support_vector_machine() -> None:
 # Soft k-means
 
 
-@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
-def test_soft_kmeans(distance: str) -> None:
+@pytest.mark.parametrize(("distance", "mapped"), [("euclidean", False), ("cosine", False), ("cosine", True)])
+def test_soft_kmeans(distance: str, mapped: bool) -> None:
     """As the paper's equation 4 has it, twice, with the queries for the samples without labels."""
 
     def slow(method: Any, body: nn.Sequential, task: Episodes) -> tuple[Tensor, Tensor]:
@@ -146,7 +146,8 @@ def test_soft_kmeans(distance: str) -> None:
         if distance == "cosine":
             features, queries = (F.normalize(of - method.network.head.centre, dim=1) for of in (features, queries))
         shares = F.one_hot(y, WAYS).double()
-        prototypes = torch.stack([f.mean(0) for f in by_class(features, y)])
+        read, seen = (method.linear_map(of) if mapped else of for of in (features, queries))
+        prototypes = torch.stack([f.mean(0) for f in by_class(read, y)])
         for step in range(3):
             if distance == "cosine":
                 outputs = method.prototype.log_scale.exp() * queries @ F.normalize(prototypes, dim=1).T
@@ -156,13 +157,13 @@ def test_soft_kmeans(distance: str) -> None:
                 soft = outputs.softmax(1)
                 prototypes = torch.stack(
                     [
-                        (shares[:, c] @ features + soft[:, c] @ queries) / (shares[:, c].sum() + soft[:, c].sum())
+                        (shares[:, c] @ read + soft[:, c] @ seen) / (shares[:, c].sum() + soft[:, c].sum())
                         for c in range(WAYS)
                     ]
                 )
         return outputs, F.cross_entropy(outputs, labels)
 
-    check("soft-kmeans", slow, SHOTS, distance=distance, steps=2)
+    check("soft-kmeans", slow, SHOTS, distance=distance, linear_map=mapped, steps=2)
 
 
 # Baseline++

@@ -30,6 +30,7 @@ class Piece:
         return torch.ones_like(self.y[..., :1], dtype=torch.bool).flatten() if self.rows is None else self.rows
 
     def converted(self, fn: Callable[[Tensor], Tensor]) -> Piece:
+        """The same with every tensor changed."""
         args = tuple(fn(arg) if isinstance(arg, Tensor) else arg for arg in self.args)
         kwargs = {name: fn(arg) if isinstance(arg, Tensor) else arg for name, arg in self.kwargs.items()}
         return Piece(args, kwargs, fn(self.y), self.ways, None if self.rows is None else fn(self.rows))
@@ -70,14 +71,17 @@ def labels_of(y: Any, samples: int, device: torch.device) -> tuple[Tensor, int |
 
 
 def are_close(y: Tensor, z: Tensor) -> bool:
+    """Whether targets agree but for what recovery from a loss loses."""
     return bool(((y - z).abs() < 1e-3).all())
 
 
 def are_shares(y: Tensor) -> bool:
+    """Whether rows ``(N, C)`` are shares of classes, which add up to 1."""
     return bool((y >= 0).all()) and bool(((y.sum(1) - 1).abs() < 1e-3).all())
 
 
 def same_samples(a: Piece, b: Piece) -> bool:
+    """Whether two mini-batches have the same samples, whatever their labels."""
     if a.kwargs or b.kwargs or len(a.args) != len(b.args):
         return False
     pairs = list(zip(a.args, b.args, strict=True))
@@ -85,6 +89,7 @@ def same_samples(a: Piece, b: Piece) -> bool:
 
 
 def merged(pieces: Sequence[Piece]) -> Piece:
+    """Mini-batches as one; raises ``InputError`` where samples differ in shape or a model takes several inputs."""
     if len(pieces) == 1:
         return pieces[0]
     if any(len(piece.args) != 1 or piece.kwargs for piece in pieces):
@@ -102,6 +107,7 @@ def merged(pieces: Sequence[Piece]) -> Piece:
 
 
 def check_every_class(piece: Piece) -> None:
+    """Raise ``InputError`` for a class without a sample."""
     if piece.ways is None:
         return
     counts = piece.y.sum(0) if piece.y.is_floating_point() else torch.bincount(piece.y, minlength=piece.ways)

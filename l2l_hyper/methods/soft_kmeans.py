@@ -17,7 +17,7 @@ variant of it masks those of other classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,26 +25,20 @@ from torch import Tensor, nn
 from ..data.episode import SupportSet
 from ..functional import Statistics, full_precision, in_float32
 from ..settings import Depth
-from .base_learners import BaseLearner, Cosine, Prototype
-from .contract import Options
-from .feature_method import FeatureMethod
+from .protonet import ProtoNet, ProtoNetOptions
 
 __all__ = ["AdaptedSoftKMeans", "SoftKMeans", "SoftKMeansOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftKMeansOptions(Options):
-    """Options of soft k-means.
+class SoftKMeansOptions(ProtoNetOptions):
+    """Options of soft k-means, besides those of a Prototypical Network.
 
     Attributes:
         steps: how often the prototypes are refined.
-        temperature: "fixed" for τ = 1, as in the paper, or "learned".
-        distance: "euclidean", as in the paper, or "cosine" of features about a learned centre, with a learned scale.
     """
 
     steps: Depth = 1
-    temperature: Literal["fixed", "learned"] = "fixed"
-    distance: Literal["euclidean", "cosine"] = "euclidean"
 
 
 class AdaptedSoftKMeans(NamedTuple):
@@ -55,7 +49,7 @@ class AdaptedSoftKMeans(NamedTuple):
     statistics: Statistics
 
 
-class SoftKMeans(FeatureMethod):
+class SoftKMeans(ProtoNet):
     """Soft k-means for T tasks at once.
 
     Args:
@@ -68,24 +62,19 @@ class SoftKMeans(FeatureMethod):
     transductive = True
 
     def __init__(self, model: nn.Module, options: SoftKMeansOptions = SoftKMeansOptions()) -> None:  # noqa: B008
-        super().__init__(model)
+        super().__init__(model, options)
         self.steps = options.steps
-        if options.distance == "cosine":
-            self.network.read_unit_length()
-            self.prototype: BaseLearner = Cosine(self.features, published=True)
-        else:
-            self.prototype = Prototype(self.features, published=True).requires_grad_(options.temperature == "learned")
 
-    def adapt(self, support: SupportSet) -> AdaptedSoftKMeans:
+    def adapt(self, support: SupportSet) -> AdaptedSoftKMeans:  # type: ignore[override]
         """The features of the support set, which the prototypes of each batch of queries are made of."""
-        seen, one_hot = self.read(support)
+        seen = self.network(support.x)
         features = in_float32(seen.features)
-        return AdaptedSoftKMeans(features, one_hot.to(features), seen.statistics)
+        return AdaptedSoftKMeans(features, support.one_hot(features.dtype), seen.statistics)
 
-    def predict(self, adapted: AdaptedSoftKMeans, query: Tensor) -> Tensor:
+    def predict(self, adapted: AdaptedSoftKMeans, query: Tensor) -> Tensor:  # type: ignore[override]
         """Logits ``(T, Q, C)``, up to a constant per query; all Q queries refine the prototypes."""
         features, one_hot, statistics = adapted
-        queries = in_float32(self.read_queries(query, statistics))
+        queries = in_float32(self.network(query, None, statistics).features)
         together = torch.cat([features, queries], 1)
         with full_precision(queries.device):
             outputs = self._outputs(queries, features, one_hot)
@@ -94,6 +83,7 @@ class SoftKMeans(FeatureMethod):
         return outputs
 
     def _outputs(self, queries: Tensor, features: Tensor, shares: Tensor) -> Tensor:
-        weight, bias, _ = self.prototype(features, shares)
+        mapped = features if self.linear_map is None else self.linear_map(features)
+        weight, bias, _ = self.prototype(mapped, shares)
         assert bias is not None
         return torch.baddbmm(bias.unsqueeze(1), queries, weight.mT)
