@@ -16,15 +16,21 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "OMNIGLOT",
     "SMALL",
+    "SPEAKERS",
+    "TIME",
+    "WORDS",
     "make_cifarfs",
     "make_fc100",
     "make_mini_imagenet",
     "make_mnist",
     "make_omniglot",
+    "make_speech",
     "make_tiered_imagenet",
     "offline_omniglot",
     "png",
+    "tone",
 ]
 
 Pixels = npt.NDArray[np.uint8]
@@ -86,13 +92,13 @@ def make_tiered_imagenet(root: Path) -> None:
         (folder / f"{split}_labels.pkl").write_bytes(pickle.dumps({"label_specific": labels, "label_general": labels}))
 
 
-def make_cifarfs(root: Path) -> None:
+def make_cifarfs(root: Path, each: int = EACH) -> None:
     archive = root / "cifarfs" / "cifar100"
     (archive / "splits" / "bertinetto").mkdir(parents=True)
     for seed, (split, classes) in enumerate({"train": 7, "val": 5, "test": 6}.items()):
         names = [f"{split}_{c}" for c in range(classes)]
         (archive / "splits" / "bertinetto" / f"{split}.txt").write_text("\n".join(names) + "\n")
-        for name, images in zip(names, look_alikes(classes, EACH, 32, 3, seed), strict=True):
+        for name, images in zip(names, look_alikes(classes, each, 32, 3, seed), strict=True):
             (archive / "data" / name).mkdir(parents=True)
             for i, image in enumerate(images):
                 (archive / "data" / name / f"{i}.png").write_bytes(png(image))
@@ -132,6 +138,28 @@ def make_omniglot(root: Path, each: int = 2) -> None:
             for i, image in enumerate(images):
                 (folder / f"{i}.png").write_bytes(png(image, "1"))
         (root / "omniglot-py" / f"{part}.zip").write_bytes(part.encode())
+
+
+WORDS = [f"word{w:02d}" for w in range(20)]
+SPEAKERS = [f"{s:04d}" for s in range(10)]
+TIME = np.arange(16000) / 16000
+
+
+def tone(word: int, speaker: int) -> npt.NDArray[np.float64]:
+    """One second of a tone whose length tells the word and whose pitch tells the speaker."""
+    return np.sin(2 * np.pi * (500 + 500 * speaker) * TIME) * (0.05 + 0.045 * word > TIME)
+
+
+def make_speech(root: Path, takes: int = 2) -> None:
+    """Recordings of 20 words by 10 speakers, the later takes more quietly."""
+    import soundfile
+
+    for w, word in enumerate(WORDS):
+        (root / "speech" / word).mkdir(parents=True)
+        for s, speaker in enumerate(SPEAKERS):
+            for take in range(takes):
+                path = root / "speech" / word / f"{speaker}_NO_{take:02d}.wav"
+                soundfile.write(path, tone(w, s) / (take + 1), 16000)
 
 
 @contextlib.contextmanager

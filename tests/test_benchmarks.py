@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import random
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from ondisk import SMALL, make_fc100
 from PIL import Image
 
 from l2l_hyper._learn2learn import learn2learn
-from l2l_hyper.bridge.benchmarks import read
+from l2l_hyper.bridge.benchmarks import CIFARFS, read
 from l2l_hyper.bridge.loaders import omniglot_loader
 from l2l_hyper.data import BenchmarkTasksets, get_tasksets, list_tasksets, manifest
 from l2l_hyper.data.image_benchmark import ImageBenchmark
@@ -103,6 +104,26 @@ def test_benchmarks_are_read_once(tmp_path: Path) -> None:
         path.unlink()
     again = get_tasksets("fc100", root=tmp_path).train.episode(0, shots=1, queries=1)
     assert torch.equal(first.support, again.support)
+
+
+def test_cifarfs_is_read_beside_a_process_of_learn2learn_that_copies_it(tmp_path: Path) -> None:
+    SMALL["cifarfs"](tmp_path)
+    archive, processed = (tmp_path / "cifarfs" / name for name in ("cifar100", "processed"))
+
+    def images(root: Path) -> list[torch.Tensor]:
+        return [taskset.x for taskset in CIFARFS(5, 2, 5, 2, root=root)]
+
+    expected = images(tmp_path)
+    assert not processed.exists()
+    shutil.rmtree(tmp_path / "l2l_hyper")
+    shutil.copytree(archive / "data" / "train_1", processed / "train" / "train_1")  # the first class so far
+    for _ in range(2):
+        for ours, whole in zip(images(tmp_path), expected, strict=True):
+            assert torch.equal(ours, whole)
+        if archive.exists():
+            shutil.rmtree(processed)
+            learn2learn().vision.datasets.CIFARFS(str(tmp_path))
+            archive.rename(tmp_path / "elsewhere")  # so what learn2learn has made is read
 
 
 @pytest.mark.parametrize("name", ["omniglot", *SMALL])

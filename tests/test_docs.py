@@ -1,4 +1,4 @@
-"""The code blocks of the README and of docs/, run page by page from top to bottom; the formulas of methods.md."""
+"""What the README and docs/ say: commands that exist, tables that are those of the records, formulas of methods.md."""
 
 from __future__ import annotations
 
@@ -6,67 +6,26 @@ import csv
 import importlib.util
 import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 import torch
 import typer
+from helpers_docs import PAGES, ROOT, commands, steps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import l2l_hyper
 from l2l_hyper import cli
 from l2l_hyper._learn2learn import learn2learn
-from l2l_hyper.backbones import BACKBONES
-from l2l_hyper.data import METRICS, TASKSETS, SupportSet
+from l2l_hyper.data import SupportSet
 from l2l_hyper.experiment.plan import SETTINGS, from_flags, make_plan, merged, read_preset
 from l2l_hyper.experiment.records import read_records
 from l2l_hyper.methods import METHODS, HyperAdapter, Options
 from l2l_hyper.report import summarize
 from l2l_hyper.report.controls import control_table
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CIFARFS = ROOT / "benchmarks" / "results" / "cifarfs"
-RUN_ELSEWHERE = {"lightning.md": "test_lightning.py"}  # scripts with arguments, and the test that runs each page's
-
-
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
-COMMAND = re.compile(r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*((?:l2l-hyper|make|python|torchrun) .*)", re.M)
-
-
-def blocks(page: Path) -> list[tuple[int, str, str]]:
-    """Line number, language and source of each block that is run: python, and sh."""
-    text = page.read_text(encoding="utf-8")
-    found = [(text.count("\n", 0, m.start(2)), m[1], m[2]) for m in FENCE.finditer(text)]
-    return [block for block in found if block[1] in ("python", "sh")]
-
-
-def commands(source: str) -> list[list[str]]:
-    """The commands of this project in a shell, as lists of words."""
-    return [shlex.split(line, comments=True) for line in COMMAND.findall(source.replace("\\\n", " "))]
-
-
-# submitit's debug executor, in distributed.md, leaves its logs open.
-@pytest.mark.filterwarnings("ignore:unclosed file.*DEBUG_:ResourceWarning")
-@pytest.mark.filterwarnings("ignore:.*DEBUG_:pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p.name not in RUN_ELSEWHERE], ids=lambda p: p.name)
-def test_code_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Of a shell's commands, those that are ``l2l-hyper``; the others install, or are run by CI as they are."""
-    learn2learn()  # whose import prints and warns
-    monkeypatch.chdir(tmp_path)
-    for registry in (METHODS, BACKBONES, TASKSETS, METRICS):  # what a page registers is forgotten after it
-        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    namespace: dict[str, object] = {"__name__": "__main__"}
-    for line, language, source in blocks(page):
-        if language == "python":
-            exec(compile("\n" * line + source, str(page), "exec"), namespace)
-        else:
-            for command in (c[1:] for c in commands(source) if c[0] == "l2l-hyper"):
-                with pytest.raises(SystemExit) as ended:
-                    cli.main(command)
-                assert not ended.value.code, command
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks" / "README.md"], ids=lambda p: p.name)
@@ -75,8 +34,7 @@ def test_commands_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     files = re.findall(r"\b(?:benchmarks|l2l_hyper|tests)/[\w/.-]+\.(?:md|png|py|toml|txt)\b", text)
     assert [file for file in files if not (ROOT / file).exists()] == []
-    shells = [m[2] for m in FENCE.finditer(text) if m[1] in ("", "console", "sh")]
-    shells += re.findall(r"^(?: {4}.*\n)+", FENCE.sub("", text), re.M)
+    shells = [source for _, language, source in steps(page) if language in ("", "console", "indented", "sh")]
     for program, *words in commands("\n".join(shells)):
         if program == "torchrun":
             assert words[2:4] == ["-m", "l2l_hyper"]
@@ -111,11 +69,6 @@ def test_notebooks_are_kept_with_their_outputs(path: Path) -> None:
     assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert outputs and all(o["output_type"] != "error" and o.get("name") != "stderr" for o in outputs)
-
-
-@pytest.mark.parametrize(("page", "test"), RUN_ELSEWHERE.items())
-def test_other_blocks_have_a_test_of_their_own(page: str, test: str) -> None:
-    assert blocks(ROOT / "docs" / page) and page in (ROOT / "tests" / test).read_text(encoding="utf-8")
 
 
 def test_every_method_is_in_the_table_of_methods() -> None:

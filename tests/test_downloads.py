@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ondisk
 import pytest
 
 from l2l_hyper import cli
@@ -14,6 +15,7 @@ from l2l_hyper._learn2learn import learn2learn
 from l2l_hyper.bridge.benchmarks import MINI_IMAGENET
 from l2l_hyper.bridge.downloads import FROM, is_there
 from l2l_hyper.bridge.loaders import LOADERS
+from l2l_hyper.data import get_tasksets
 
 FILES = [f"mini-imagenet-cache-{split}.pkl" for split in ("train", "validation", "test")]
 
@@ -71,6 +73,22 @@ def test_nothing_that_is_damaged_is_kept_and_no_pickle_is_run(
         assert f"download it from {FROM['mini-imagenet']} and put {', '.join(FILES[:1])}" in err
         assert not list((tmp_path / "root").iterdir())
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_what_is_there_is_seen_before_it_is_read_and_after(
+    name: str, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    make = ondisk.make_omniglot if name == "omniglot" else ondisk.SMALL[name]
+    make(tmp_path)
+    for _ in range(2):
+        assert run("data", name, "--data-root", tmp_path) == (0, f"{name} is in {tmp_path}\n", "")
+        if name != "omniglot":  # of which few characters are drawn
+            get_tasksets(name, root=tmp_path)
+    part = next(path for path in LOADERS[name].needs(tmp_path, LOADERS[name].parts[-1]))
+    part.rename(part.with_name("moved"))
+    assert not is_there(name, tmp_path)
 
 
 def test_the_list_says_what_is_missing(run: Any, tmp_path: Path) -> None:

@@ -10,30 +10,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from ondisk import SPEAKERS, TIME, WORDS, make_speech, tone
 
 from l2l_hyper.data import TASKSETS, TensorTaskset, get_tasksets
 from l2l_hyper.data import speech as module
 from l2l_hyper.data.speech import log_mel
 from l2l_hyper.errors import InputError
 
-WORDS = [f"word{w:02d}" for w in range(20)]
-SPEAKERS = [f"{s:04d}" for s in range(10)]
-TIME = np.arange(16000) / 16000
-
-
-def tone(word: int, speaker: int) -> np.ndarray:
-    """A tone whose length tells the word and whose pitch tells the speaker."""
-    return np.sin(2 * np.pi * (500 + 500 * speaker) * TIME) * (0.05 + 0.045 * word > TIME)
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    for w, word in enumerate(WORDS):
-        (root / "speech" / word).mkdir(parents=True)
-        for s, speaker in enumerate(SPEAKERS):
-            for take in range(2):
-                soundfile.write(root / "speech" / word / f"{speaker}_NO_{take:02d}.wav", tone(w, s) / (take + 1), 16000)
+    make_speech(root)
     return root
 
 

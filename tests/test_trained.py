@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import HfApi, ModelCard
+from helpers_hub import pretend_hub
+from huggingface_hub import ModelCard
 from PIL import Image
 
 import l2l_hyper
@@ -287,21 +286,8 @@ def test_a_folder_for_the_hub_has_all_that_a_learner_is(with_encoder: Path, tmp_
 def test_a_repository_of_the_hub_is_sent_and_fetched(
     with_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The calls that would reach the network are replaced: the repository is a folder."""
-    hub, learner = tmp_path / "hub", l2l_hyper.load(with_encoder)
-
-    def upload(_: HfApi, *, folder_path: Path, repo_id: str, **options: Any) -> str:
-        shutil.copytree(folder_path, hub / repo_id)
-        return f"commit of {repo_id}"
-
-    def download(repo_id: str, *, revision: str | None, **options: Any) -> str:
-        assert revision in (None, "v1")
-        return str(hub / repo_id)
-
-    monkeypatch.setattr(HfApi, "create_repo", lambda _, repo_id, **options: SimpleNamespace(repo_id=repo_id))
-    monkeypatch.setattr(HfApi, "upload_folder", upload)
-    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", lambda **o: hub / o["repo_id"] / o["filename"])
-    monkeypatch.setattr("l2l_hyper.experiment.hub.snapshot_download", download)
+    learner = l2l_hyper.load(with_encoder)
+    pretend_hub(monkeypatch, tmp_path / "hub")
     assert learner.push_to_hub("owner/name", private=True) == "commit of owner/name"
     for read in (l2l_hyper.load("hf://owner/name"), TrainedLearner.from_pretrained("owner/name", revision="v1")):
         torch.testing.assert_close(read.state_dict(), learner.state_dict(), rtol=0, atol=0)

@@ -35,8 +35,9 @@ class _Fetched(BaseException):
 
 
 def is_there(name: str, root: Path) -> bool:
-    """Whether files of each part of a benchmark are in a folder; whether they are whole is found out when read."""
-    return root.is_dir() and all(LOADERS[name].sources(root, part) for part in LOADERS[name].parts)
+    """Whether the files of a benchmark are in a folder; whether they are whole is found out when they are read."""
+    loader = LOADERS[name]
+    return all(path.exists() for part in loader.parts for path in loader.needs(root, part))
 
 
 def fetch(name: str, root: Path) -> None:

@@ -36,20 +36,27 @@ class Loader:
         parts: what is stored in a file of its own: the splits, or ``("all",)`` where the split is made afterwards.
         expects: what must be in the root folder.
         dataset: learn2learn's dataset class, which can download it.
-        sources: the existing files and folders of a part; the cache is stale once one of them has changed.
+        needs: the files and folders of a part, which must exist.
         read: reads a part from the root folder.
     """
 
     parts: tuple[str, ...]
     expects: str
     dataset: str
-    sources: Callable[[Path, str], list[Path]]
+    needs: Callable[[Path, str], list[Path]]
     read: Callable[[Path, str], Contents]
 
     def signature(self, root: Path, part: str) -> str | None:
-        """A hash of the sizes and times of change of the sources, ``None`` if there are none."""
+        """A hash of the sizes and times of change of the files and of all folders, ``None`` if there are none.
+
+        The time of a folder changes when a file in it is added or removed.
+        """
         digest = hashlib.sha256()
-        sources = self.sources(root, part)
+        sources: list[Path] = []
+        level = [path for path in self.needs(root, part) if path.exists()]
+        while level:
+            sources += level
+            level = [folder for path in level if path.is_dir() for folder in _folders(path)]
         for path in sources:
             status = path.stat()
             size = 0 if path.is_dir() else status.st_size
@@ -63,6 +70,9 @@ class Loader:
             InputError: if they are missing or cannot be read.
         """
         with self._errors(root):
+            for path in self.needs(root, part):
+                if not path.exists():
+                    raise FileNotFoundError(f"no {path}")
             contents = self.read(root, part)
         return Contents(contents.image_shape, contents.names, contents.counts, self._guarded(root, contents))
 
@@ -111,28 +121,16 @@ def _by_class(
     )
 
 
-def _existing(*paths: Path) -> list[Path]:
-    return [path for path in paths if path.exists()]
-
-
-def _needed(*paths: Path) -> None:
-    for path in paths:
-        if not path.exists():
-            raise FileNotFoundError(f"no {path}")
-
-
 def _short(split: str) -> str:
     return "val" if split == "validation" else split
 
 
-def _mini_imagenet_sources(root: Path, split: str) -> list[Path]:
-    return _existing(root / f"mini-imagenet-cache-{split}.pkl")
+def _mini_imagenet_files(root: Path, split: str) -> list[Path]:
+    return [root / f"mini-imagenet-cache-{split}.pkl"]
 
 
 def _mini_imagenet(root: Path, split: str) -> Contents:
-    path = root / f"mini-imagenet-cache-{split}.pkl"
-    _needed(path)
-    content = read_arrays(path)
+    (content,) = map(read_arrays, _mini_imagenet_files(root, split))
     pixels, names = content["image_data"], list(content["class_dict"])
     labels = np.full(len(pixels), -1)
     for label, name in enumerate(names):
@@ -149,9 +147,7 @@ def _tiered_imagenet_files(root: Path, split: str) -> list[Path]:
 def _tiered_imagenet(root: Path, split: str) -> Contents:
     from PIL import Image
 
-    paths = _tiered_imagenet_files(root, split)
-    _needed(*paths)
-    files, labels = map(read_arrays, paths)
+    files, labels = map(read_arrays, _tiered_imagenet_files(root, split))
 
     def images(indices: NDArray[np.int64]) -> NDArray[Any]:
         return np.stack([np.asarray(Image.open(io.BytesIO(files[i]))) for i in indices])
@@ -159,30 +155,36 @@ def _tiered_imagenet(root: Path, split: str) -> Contents:
     return _by_class(labels["label_specific"], str, images)
 
 
-def _fc100_sources(root: Path, split: str) -> list[Path]:
-    return _existing(root / f"FC100_{_short(split)}.pickle")
+def _fc100_files(root: Path, split: str) -> list[Path]:
+    return [root / f"FC100_{_short(split)}.pickle"]
 
 
 def _fc100(root: Path, split: str) -> Contents:
-    path = root / f"FC100_{_short(split)}.pickle"
-    _needed(path)
-    content = read_arrays(path)
+    (content,) = map(read_arrays, _fc100_files(root, split))
     return _by_class(content["labels"], str, lambda indices: np.asarray(content["data"])[indices])
 
 
-def _cifarfs_sources(root: Path, split: str) -> list[Path]:
-    folder = root / "cifarfs" / "processed" / _short(split)
-    return [folder, *_folders(folder)] if folder.is_dir() else []
+def _cifarfs_files(root: Path, split: str) -> list[Path]:
+    """Those of the archive; without it, what learn2learn makes of it."""
+    archive, processed = root / "cifarfs" / "cifar100", root / "cifarfs" / "processed"
+    files = [archive / "data", archive / "splits" / "bertinetto" / f"{_short(split)}.txt"]
+    if processed.is_dir() and not all(path.exists() for path in files):
+        return [processed / _short(split)]
+    return files
 
 
 def _cifarfs(root: Path, split: str) -> Contents:
-    if not (root / "cifarfs" / "processed").is_dir():
-        _needed(root / "cifarfs" / "cifar100" / "splits" / "bertinetto", root / "cifarfs" / "cifar100" / "data")
-    loader = learn2learn().vision.datasets.CIFARFS(str(root), mode=split)
+    """Not by learn2learn's ``CIFARFS``: it copies the archive, and a second process reads what the first has copied."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader, make_dataset
+
+    folder, *lists = _cifarfs_files(root, split)
+    lines = [line.strip() for path in lists for line in path.read_text(encoding="utf-8").splitlines()]
+    names = sorted(filter(None, lines)) or [path.name for path in _folders(folder)]
+    samples = make_dataset(str(folder), {name: label for label, name in enumerate(names)}, IMG_EXTENSIONS)
     return _by_class(
-        loader.targets,
-        lambda label: str(loader.classes[label]),
-        lambda indices: np.stack([np.asarray(loader[i][0]) for i in indices]),
+        [label for _, label in samples],
+        lambda label: names[label],
+        lambda indices: np.stack([np.asarray(default_loader(samples[i][0])) for i in indices]),
     )
 
 
@@ -193,16 +195,9 @@ def omniglot_loader(characters: Mapping[str, int], drawings: int) -> Loader:
         expects=f"{' and '.join(f'omniglot-py/{part}' for part in characters)}, extracted "
         f"({' and '.join(map(str, characters.values()))} characters of {drawings} drawings)",
         dataset="FullOmniglot",
-        sources=functools.partial(_omniglot_sources, list(characters)),
+        needs=lambda root, _: [root / "omniglot-py" / part for part in characters],
         read=functools.partial(_omniglot, characters, drawings),
     )
-
-
-def _omniglot_sources(names: list[str], root: Path, _: str) -> list[Path]:
-    """Every folder of the extracted images: its time changes when a drawing is added or removed."""
-    parts = _existing(*(root / "omniglot-py" / part for part in names))
-    alphabets = [alphabet for part in parts for alphabet in _folders(part)]
-    return parts + alphabets + [character for alphabet in alphabets for character in _folders(alphabet)]
 
 
 def _omniglot(characters: Mapping[str, int], drawings: int, root: Path, _: str) -> Contents:
@@ -243,7 +238,6 @@ def _omniglot(characters: Mapping[str, int], drawings: int, root: Path, _: str) 
 
 
 def _omniglot_complete(folder: Path, expected: int, drawings: int) -> None:
-    _needed(folder)
     characters = [character for alphabet in _folders(folder) for character in _folders(alphabet)]
     if len(characters) != expected:
         raise FileNotFoundError(f"{folder} has {len(characters)} characters, not {expected}: was it extracted in full?")
@@ -263,28 +257,28 @@ LOADERS = {
         parts=_SPLITS,
         expects="mini-imagenet-cache-train.pkl, mini-imagenet-cache-validation.pkl and mini-imagenet-cache-test.pkl",
         dataset="MiniImagenet",
-        sources=_mini_imagenet_sources,
+        needs=_mini_imagenet_files,
         read=_mini_imagenet,
     ),
     "tiered-imagenet": Loader(
         parts=_SPLITS,
         expects="tiered-imagenet/{train,val,test}_images_png.pkl and tiered-imagenet/{train,val,test}_labels.pkl",
         dataset="TieredImagenet",
-        sources=lambda root, split: _existing(*_tiered_imagenet_files(root, split)),
+        needs=_tiered_imagenet_files,
         read=_tiered_imagenet,
     ),
     "fc100": Loader(
         parts=_SPLITS,
         expects="FC100_train.pickle, FC100_val.pickle and FC100_test.pickle",
         dataset="FC100",
-        sources=_fc100_sources,
+        needs=_fc100_files,
         read=_fc100,
     ),
     "cifarfs": Loader(
         parts=_SPLITS,
         expects="cifarfs/cifar100/data and cifarfs/cifar100/splits/bertinetto",
         dataset="CIFARFS",
-        sources=_cifarfs_sources,
+        needs=_cifarfs_files,
         read=_cifarfs,
     ),
 }
