@@ -39,7 +39,10 @@ _COLUMNS = 2  # of a legend
 # Those of Okabe and Ito, which colour-blind readers tell apart, with brown in the place of yellow, too faint on white,
 # and of black, too faint on a dark page.
 COLORS = ("#CC79A7", "#009E73", "#E69F00", "#0072B2", "#56B4E9", "#D55E00", "#8C6D31")
-_SPREAD = 2827  # the start of the hash that gives the methods of this package the most different colours
+_COLOR_OF = dict(  # of the methods that are most often in one figure
+    zip(("r2d2", "protonet", "protonet-distilled", "hyper-adapter", "anil", "maml", "gidaris"), COLORS, strict=True)
+)
+_SPREAD = 6  # the start of a hash that gives the other methods of this package colours that differ most
 MARKERS, _DASHES = "os^DvPX<>*", ("-", "--", ":", "-.")
 
 _STYLE = {
@@ -68,15 +71,17 @@ styled = rc_context(_STYLE)  # type: ignore[arg-type]
 def looks(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour, marker and dashes of every method, as arguments of ``Axes.plot``.
 
-    The colour is a function of the name before "@" alone, so a method and its variants have it in every figure.  Those
-    that share one have different markers.
+    The colour is a function of the name before "@" alone, so a method and its variants have it in every figure.  There
+    are more methods than colours that colour-blind readers tell apart: those that share one have different markers.
 
     >>> looks(["maml", "protonet"])["maml"]
     {'color': '#D55E00', 'marker': 'o', 'linestyle': '-'}
     """
     found, before = {}, Counter[str]()
     for method in sorted(set(methods)):
-        color = COLORS[zlib.crc32(method.partition("@")[0].encode(errors="replace"), _SPREAD) % len(COLORS)]
+        name = method.partition("@")[0]
+        hashed = COLORS[zlib.crc32(name.encode(errors="replace"), _SPREAD) % len(COLORS)]
+        color = _COLOR_OF.get(name, hashed)
         nth = before[color]
         before[color] += 1
         found[method] = {
