@@ -6,7 +6,11 @@ import re
 import warnings
 from pathlib import Path
 
+from docutils import nodes
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.writers.html5 import HTML5Translator
 
 from l2l_hyper import __version__
 
@@ -26,6 +30,7 @@ html_title = "l2l_hyper"
 html_copy_source = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_math_renderer = "mathml"  # which browsers draw, with no script from elsewhere
 
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3  # links to headings, as GitHub makes them
@@ -47,6 +52,17 @@ warnings.simplefilter("ignore")  # of the packages that autodoc imports; Sphinx 
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", _paths_for_links_to_folders)
+    app.add_html_math_renderer("mathml", inline_renderers=(_math, None), block_renderers=(_math, None))
+
+
+def _math(page: HTML5Translator, formula: nodes.math | nodes.math_block) -> None:
+    """Norms no taller than letters and thin spaces about names of functions, which the converter does not give."""
+    display = "block" if isinstance(formula, nodes.math_block) else "inline"
+    mathml = convert(re.sub(r"\\[lr]Vert", r"\|", formula.astext()), display=display)
+    if re.search(r"<mi>(&<|\\)", mathml):
+        logging.getLogger(__name__).warning("expected a formula that latex2mathml knows, got %s", formula.astext())
+    page.body.append(re.sub(r"<m[io]>([A-Za-z]{2,})</m[io]>", r'<mo lspace="0.17em" rspace="0.17em">\1</mo>', mathml))
+    raise nodes.SkipNode
 
 
 def _paths_for_links_to_folders(app: Sphinx, page: str, source: list[str]) -> None:
@@ -57,7 +73,7 @@ def _paths_for_links_to_folders(app: Sphinx, page: str, source: list[str]) -> No
         in_the_repository = app.srcdir not in target.parents and target.exists()
         if in_the_repository and (target.is_dir() or target.suffix == ".md"):
             path = str(target.relative_to(app.srcdir.parent))
-            return link[1] if link[1].strip("`/") == path else f"{link[1]} (`{path}`)"
+            return f"`{path}`" if link[1].startswith("`") else f"{link[1]} (`{path}`)"
         return link[0]
 
     source[0] = re.sub(r"(?<!!)\[([^]]+)\]\(([^)#:]+)\)", path_or_link, source[0])
