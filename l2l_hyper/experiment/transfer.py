@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def transfer_plan(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> Plan:
 def record_of(checkpoint: Checkpoint, path: Path, parts: Parts, provenance: Provenance) -> Record:
     """Test a checkpoint on the test episodes of a plan.
 
-    Pixels are scaled as in the training.
+    Pixels are scaled as in the training.  The learning curves stay in the record of the training.
 
     Args:
         checkpoint: what was read.
@@ -93,6 +93,7 @@ def record_of(checkpoint: Checkpoint, path: Path, parts: Parts, provenance: Prov
     )
     elsewhere = None if e.tasksets == trained.tasksets else trained.tasksets
     result = testing.result(checkpoint.state, e.test_shots or (e.shots,), trained_on=elsewhere)
+    result = replace(result, validation=[], training=[])  # which were of the tasks of the training
     label = label_of(METHODS[checkpoint.run.method], run.options)
     return make_record(run, label if elsewhere is None else f"{label}, trained on {elsewhere}", provenance, result)
 
