@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,13 @@ def test_every_method_is_in_the_table_of_methods() -> None:
     assert [name for name in builtin if f"| `{name}` |" not in text] == []
 
 
+def test_every_preset_and_every_folder_of_results_is_listed() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    presets = [path.name for path in (ROOT / "benchmarks" / "presets").glob("*.toml")]
+    folders = [path.name for path in (ROOT / "benchmarks" / "results").iterdir() if path.is_dir()]
+    assert [name for name in presets + folders if f"`{name}`" not in text] == []
+
+
 def test_price_of_the_swap() -> None:
     model = learn2learn().vision.models.CNN4(output_size=5, hidden_size=32)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -107,9 +115,9 @@ def results_of(folder: Path) -> list[tuple[dict[str, str], dict[str, str]]]:
     return [(one, fives[label]) for label, one in ones.items()]
 
 
-def row_of(pair: tuple[dict[str, str], dict[str, str]]) -> str:
-    cells = [pair[0]["label"]]
-    for row in pair:
+def row_of(rows: Sequence[dict[str, str]]) -> str:
+    cells = [rows[0]["label"]]
+    for row in rows:
         cells.append(interval(float(row["accuracy"]), float(row["accuracy_half_width"])))
         given = row["difference"]
         cells.append(interval(float(given), float(row["difference_half_width"]), "+") if given else "–")
@@ -161,6 +169,25 @@ def test_table_of_sine_waves_is_that_of_the_records() -> None:
             difference = f"{float(given or 0):+.4f} ± {float(row['difference_half_width'] or 0):.4f}"
             cells.append(difference.replace("-", "−") if given else "–")
         assert f"| {' | '.join(cells)} |" in rows
+
+
+def test_table_of_one_data_set_after_the_other_is_that_of_the_records() -> None:
+    folders = ("omniglot-small", "glyphs-to-omniglot", "omniglot-to-glyphs")
+    files = [CIFARFS.with_name(name) / "results.csv" for name in folders]
+    tables = [
+        {row["label"].partition(", trained on")[0]: row for row in csv.DictReader(file.read_text("utf-8").splitlines())}
+        for file in files
+    ]
+    names = {
+        "ProtoNet, large": "ProtoNet with the large network",
+        "HyperAdapter": "**HyperAdapter**",
+        "ProtoNet": "ProtoNet, cosine, map",
+        "MAML": "MAML",
+    }
+    assert all(set(table) == set(names) for table in tables)
+    for label, name in names.items():
+        cells = row_of([table[label] for table in tables]).split(" | ", 1)[1]
+        assert f"| {name} | {cells}" in table_rows("docs/results.md")
 
 
 def test_table_of_learning_rates_is_that_of_the_sweep() -> None:
