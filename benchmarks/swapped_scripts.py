@@ -21,6 +21,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import types
 import warnings
@@ -36,6 +37,7 @@ from scipy.ndimage import uniform_filter1d
 
 from l2l_hyper._learn2learn import learn2learn
 from l2l_hyper.experiment.provenance import collect
+from l2l_hyper.report.style import WIDTH, draw_legend, render, styled
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / ".venv" / "learn2learn-0.2.0"
@@ -106,7 +108,8 @@ def main() -> None:
     for form in [args.form] if args.form else FORMS:
         record = run(args.script, form, arguments, args.data_root, args.out)
         print(f"{form}: {summary(record)}, {record['seconds']:.0f} s")
-    plot(args.out).savefig(args.out / "curves.png", dpi=120)
+    for form in ("png", "pdf"):
+        (args.out / f"curves.{form}").write_bytes(render(plot(args.out), form))
 
 
 def number_or_text(value: str) -> Any:
@@ -244,30 +247,30 @@ def summary(record: dict[str, Any]) -> str:
     return f"{name} {first:.3g} → {last:.3g}"
 
 
+@styled
 def plot(out: Path) -> Figure:
     """A panel for each script with records: what every iteration printed, faint, and its running mean."""
     stems = {Path(script).stem: script for script in SWAPS if any(out.glob(f"{Path(script).stem}-*.json"))}
-    rows = math.ceil(len(stems) / 2)
-    figure = Figure(figsize=(10, 3.1 * rows), layout="constrained")
-    panels = figure.subplots(rows, 2, squeeze=False).flat
+    columns = min(3, len(stems))
+    rows = math.ceil(len(stems) / columns)
+    figure = Figure(figsize=(1.2 * WIDTH, 0.4 + 1.8 * rows))
+    panels = figure.subplots(rows, columns, squeeze=False).flat
     for stem, axes in zip(stems, panels, strict=False):
         for form, color in FORMS.items():
             with contextlib.suppress(FileNotFoundError):
                 record = json.loads((out / f"{stem}-{form}.json").read_text())
                 curve = np.array(record["curve"])
                 iterations = 1 + np.arange(len(curve))
-                axes.plot(iterations, curve, color=color, alpha=0.2, linewidth=1)
+                axes.plot(iterations, curve, color=color, alpha=0.2, linewidth=0.7)
                 smooth = uniform_filter1d(curve, max(1, len(curve) // 20), mode="nearest")
-                axes.plot(iterations, smooth, color=color, linewidth=2, label=form.replace("-", " "))
-                axes.set_title(
-                    f"{stems[stem]}\n" + ", ".join(f"{k}={v}" for k, v in record["arguments"].items()), fontsize=7
-                )
-        axes.set(xlabel="printed line", ylabel=CURVES[stems[stem]][0], xlim=(0, None))
-        axes.legend(frameon=False, fontsize=8)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+                axes.plot(iterations, smooth, color=color, label=form.replace("-", " "))
+                given = ", ".join(f"{name}={value}" for name, value in record["arguments"].items())
+                axes.set_title("\n".join([stems[stem], *textwrap.wrap(given, 34)]), fontsize=6)
+        axes.set(xlabel="printed line", xlim=(0, None))
+        axes.set_ylabel(CURVES[stems[stem]][0], fontsize=7)
     for axes in panels:
         axes.set_visible(False)
+    draw_legend(figure)
     return figure
 
 

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from peers import PRODUCT
 from tabulate import tabulate
 
+from l2l_hyper.report.style import WIDTH, render, styled
+
 __all__ = ["write_tables"]
 
 Cells = list[dict[str, Any]]
@@ -22,7 +24,7 @@ KINDS = ("convolutions", "matrix products", "element by element", "copies", "sum
 
 
 def write_tables(measured: dict[str, Any], out: Path) -> None:
-    """Write ``speed.md`` and ``speed.png``."""
+    """Write ``speed.md``, and the figure as ``speed.png`` and ``speed.pdf``."""
     cells = measured["measurements"]
     environment = measured["provenance"][-1]["environment"]
     commits = ", ".join(dict.fromkeys(p["commit"][:10] for p in measured["provenance"]))
@@ -50,7 +52,8 @@ def write_tables(measured: dict[str, Any], out: Path) -> None:
     compiled = {"compiled": 'after `method.compile(options={"cpp_wrapper": True})`'}
     parts.append("\n".join(f"- {name}: {what}" for name, what in {**CONTENDERS, **compiled}.items()) + "\n")
     (out / "speed.md").write_text("\n".join(parts))
-    plot(cells).savefig(out / "speed.png", dpi=150)
+    for form in ("png", "pdf"):
+        (out / f"speed.{form}").write_bytes(render(plot(cells), form))
 
 
 def find(cells: Cells, **wanted: Any) -> dict[str, Any] | None:
@@ -267,14 +270,17 @@ def peers(cells: Cells) -> list[dict[str, str]]:
     return list(rows.values())
 
 
+@styled
 def plot(cells: Cells) -> Figure:
     """Episodes per second against the meta-batch."""
     names = ["MAML, 1 step", "MAML, 5 steps", "ANIL, 5 steps", "ProtoNet", "HyperAdapter, head"]
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(names), sharey=True)
-    palette = ("#777777", "#a08060", "#4477aa", "#88aa44", "#e8a33d", "#c1440e", "#7a1fa2")
-    colors = dict(zip(CONTENDERS, palette, strict=True))
+    figure = Figure(figsize=(WIDTH, 4.2))
+    *panels, rest = figure.subplots(2, 3, sharey=True).flat
+    palette = ("#777777", "#a08060", "#4477aa", "#88aa44", "#e8a33d", "#c1440e", "#7a1fa2", "#d48ac0")
+    measured = (m["cell"]["contender"] for m in cells if m["cell"]["measure"] == "train")
+    colors = dict(zip(dict.fromkeys([*CONTENDERS, *measured]), palette, strict=False))  # earlier ones had other names
     setting = next((m["cell"]["setting"] for m in cells if m["cell"]["measure"] == "train"), "")
+    handles = {}
     for axes, name in zip(panels, names, strict=True):
         for contender, color in colors.items():
             points = [
@@ -285,13 +291,15 @@ def plot(cells: Cells) -> Figure:
                 and "growth" not in m["cell"]
             ]
             if points:
-                axes.plot(*zip(*sorted(points), strict=True), "o-", color=color, label=contender, markersize=4)
+                (handles[contender],) = axes.plot(*zip(*sorted(points), strict=True), "o-", color=color, markersize=3)
         axes.set(title=name, xlabel="meta-batch", xscale="log", yscale="log")
         axes.set_xticks([1, 4, 16, 64], ["1", "4", "16", "64"])
-        axes.grid(alpha=0.3, which="both")
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel(f"episodes per second\n{setting}")
-    panels[0].legend(frameon=False, fontsize=7, loc="upper left")
+        axes.set_xticks([], minor=True)
+    panels[-1].set_title("HyperAdapter, head\n(learn2learn: MAML, 1 step)")
+    figure.suptitle(f"{setting}: episodes per second")
+    labels = [{"script": "learn2learn's script, swapped"}.get(name, name) for name in handles]
+    rest.legend(handles.values(), labels, loc="center left", fontsize=7)
+    rest.set_axis_off()
     return figure
 
 

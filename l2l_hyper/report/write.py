@@ -75,7 +75,7 @@ def write_report(
         summaries = [summary, *(_summary(records, other, baseline) for other in sorted(tested))]
         if tested:
             figures["shots"] = (shots_figure(summaries), f"Test scores against {summary.support_samples}.")
-        if any(record.result.validation for record in records):
+        if any(len(record.result.validation) > 1 for record in records):  # one look is no curve
             figures["learning_curves"] = (
                 learning_curves_figure(summary),
                 "Validation scores during training: the mean of the seeds, and every seed thinner.",
