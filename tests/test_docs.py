@@ -171,6 +171,13 @@ def test_table_of_sine_waves_is_that_of_the_records() -> None:
         assert f"| {' | '.join(cells)} |" in rows
 
 
+def test_table_of_other_sizes_is_that_of_the_records() -> None:
+    rows = table_rows("docs/results.md")
+    for channels in (16,):
+        for pair in results_of(CIFARFS.with_name(f"cifarfs-small-{channels}")):
+            assert f"| {channels} {row_of(pair)}" in rows
+
+
 def test_table_of_one_data_set_after_the_other_is_that_of_the_records() -> None:
     folders = ("omniglot-small", "glyphs-to-omniglot", "omniglot-to-glyphs")
     files = [CIFARFS.with_name(name) / "results.csv" for name in folders]
