@@ -22,7 +22,7 @@ from l2l_hyper._learn2learn import learn2learn
 from l2l_hyper.data import SupportSet
 from l2l_hyper.experiment.plan import SETTINGS, from_flags, make_plan, merged, read_preset
 from l2l_hyper.experiment.records import read_records
-from l2l_hyper.methods import METHODS, HyperAdapter, Options
+from l2l_hyper.methods import METHODS, HyperAdapter
 from l2l_hyper.report import summarize
 from l2l_hyper.report.controls import control_table
 
@@ -74,12 +74,7 @@ def test_notebooks_are_kept_with_their_outputs(path: Path) -> None:
 
 def test_every_method_is_in_the_table_of_methods() -> None:
     text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    builtin = [
-        name
-        for name in METHODS
-        if METHODS[name].options is not Options and METHODS[name].options.__module__.startswith("l2l_hyper.methods.")
-    ]
-    assert [name for name in builtin if f"| `{name}` |" not in text] == []
+    assert [name for name in METHODS._paths if f"| `{name}` |" not in text] == []
 
 
 def test_every_preset_and_every_folder_of_results_is_listed() -> None:
@@ -176,6 +171,19 @@ def test_table_of_other_sizes_is_that_of_the_records() -> None:
     for channels in (16,):
         for pair in results_of(CIFARFS.with_name(f"cifarfs-small-{channels}")):
             assert f"| {channels} {row_of(pair)}" in rows
+
+
+def test_table_of_other_numbers_of_shots_is_that_of_the_records() -> None:
+    records, rows = read_records(CIFARFS.with_name("cifarfs-small-8-shots")), table_rows("docs/results.md")
+    for shots in (1, 2, 5, 10, 20):
+        summary = summarize([record.at(shots) for record in records], "protonet@map")
+        ours, theirs = (
+            next(row for row in summary.rows if row.method == m) for m in ("hyper-adapter@linear", "protonet@map")
+        )
+        assert ours.difference
+        cells = [interval(100 * row.score.mean, 100 * row.score.half_width) for row in (theirs, ours)]
+        cells.append(interval(100 * ours.difference.mean, 100 * ours.difference.half_width, "+"))
+        assert f"| {shots} | {' | '.join(cells)} |" in rows
 
 
 def test_table_of_one_data_set_after_the_other_is_that_of_the_records() -> None:
