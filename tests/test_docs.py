@@ -203,6 +203,18 @@ def test_table_of_one_data_set_after_the_other_is_that_of_the_records() -> None:
     for label, name in names.items():
         cells = row_of([table[label] for table in tables]).split(" | ", 1)[1]
         assert f"| {name} | {cells}" in table_rows("docs/results.md")
+    means = {(r.run.method, r.run.seed): 100 * r.scores.mean() for r in read_records(CIFARFS.with_name(folders[1]))}
+    gains = [means["hyper-adapter@glyphs", seed] - means["protonet@glyphs", seed] for seed in range(3)]
+    assert f"({', '.join(f'{gain:.2f}' for gain in gains)})" in (ROOT / "docs" / "results.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("problem", ["quadratics", "digits"])
+def test_table_of_learned_optimizers_is_that_of_the_records(problem: str) -> None:
+    table = CIFARFS.with_name(f"learned_optimizer_{problem}") / "results.md"
+    page = [[cell.strip(" *") for cell in row.split("|")] for row in table_rows("docs/uses/learned_optimizer.md")]
+    for row in table.read_text("utf-8").splitlines()[2:]:
+        cells = [cell.strip() for cell in row.split("|")]
+        assert any(cells[2:] == of_page[2:] and of_page[1].endswith(cells[1]) for of_page in page), row
 
 
 def test_table_of_learning_rates_is_that_of_the_sweep() -> None:

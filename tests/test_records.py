@@ -272,7 +272,9 @@ def test_recorded_results_can_be_read(path):
     assert record.scores.tolist() == stored.get("scores", stored.get("accuracies"))
     metric, looks = record.result.metric, [point.score for point in record.result.validation]
     assert (metric.name, metric.percent) == (("squared error", False) if record.regression else ("accuracy", True))
-    if not stored["command"].startswith("l2l-hyper evaluate"):  # whose looks are in the record of the training
+    if stored["command"].startswith("l2l-hyper evaluate"):
+        assert not looks  # which are in the record of the training
+    else:
         assert record.result.best_validation_score == (max(looks) if metric.higher_is_better else min(looks))
     assert not {"start", "change"} & record.run.options.keys()
 

@@ -366,6 +366,15 @@ def test_costs_have_a_figure_where_they_differ(cost, drawn, tmp_path, monkeypatc
     assert ("cost.png" in contents(tmp_path)) == drawn
 
 
+@pytest.mark.parametrize(("looks", "drawn"), [(0, False), (1, False), (2, True)])
+def test_learning_curves_are_drawn_of_two_looks_or_more(looks, drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "render", lambda figure, form: form.encode())
+    points = records(["protonet"])[0].result.validation[:looks]
+    folder(tmp_path, records(["protonet"], validation=points))
+    report.write_report(tmp_path)
+    assert ("learning_curves.png" in contents(tmp_path)) == drawn
+
+
 def test_report_needs_records(tmp_path):
     with pytest.raises(InputError, match="expected a folder with records"):
         report.write_report(tmp_path)
