@@ -191,7 +191,8 @@ def test_controls_of_conditioning() -> None:
     torch.testing.assert_close(made["random z"].std(0), z.std(0), rtol=0.2, atol=0)
 
 
-TINY = ["--iterations", "2", "--test-tasks", "3", "--scratch-steps", "2", "--test-steps", "1", "--shots", "[1, 2]"]
+TINY = ["--iterations", "2", "--rate-iterations", "1", "--test-tasks", "3", "--scratch-steps", "2", "--test-steps", "1"]
+TINY += ["--shots", "[1, 2]", "--rates", "[0.002]", "--maml-rates", "[0.01]", "--cavia-rates", "[0.01]"]
 
 
 def test_a_study_goes_on_and_never_mixes_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,8 +203,8 @@ def test_a_study_goes_on_and_never_mixes_settings(tmp_path: Path, capsys: pytest
         study.main(study.Settings, study.run, study.report, ["--preset", str(preset), "--out", str(out), *arguments])
         return capsys.readouterr().err
 
-    assert run(*TINY, "--seeds", "0") == "out, seed 0\n"
-    assert run(*TINY, "--seeds", "0", "1") == "out, seed 1\n"
+    assert run(*TINY, "--seeds", "0").startswith("out, seed 0\nDescribedNetwork, Rates(outer=0.002, inner=None): ")
+    assert run(*TINY, "--seeds", "0", "1").startswith("out, seed 1\n")
     record = json.loads((out / "seed1.json").read_text())
     assert record["settings"]["family"] == "mixture" and record["settings"]["iterations"] == 2
     assert record["provenance"]["command"].startswith("python -m benchmarks.uses.described --preset p.toml --out out")
@@ -219,6 +220,22 @@ def test_a_study_goes_on_and_never_mixes_settings(tmp_path: Path, capsys: pytest
             run(*bad)
         assert message in capsys.readouterr().err
     assert [path.name for path in sorted(out.glob("*.json"))] == ["seed0.json", "seed1.json"]
+
+
+def test_each_method_is_trained_at_the_rates_that_validate_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained, settings = [], study.Settings(rates=(0.0, 0.01), rate_iterations=150, iterations=3, shots=(10,))
+
+    def fit(method: study.Method, settings: study.Settings, seed: int, lr: float, iterations: int) -> study.Method:
+        trained.append((lr, iterations))
+        return actual(method, settings, seed, lr, iterations)
+
+    actual = study.fit
+    monkeypatch.setattr(study, "fit", fit)
+    maml = lambda lr: study.MAML(study.network(settings), study.MAMLOptions(inner_lr=lr))  # noqa: E731
+    torch.manual_seed(0)
+    method, rates = study.tuned(maml, (0.01, 1e6), settings, 0)
+    assert rates == (0.01, 0.01) and method.options.inner_lr == 0.01
+    assert trained == [(0.0, 150), (0.0, 150), (0.01, 150), (0.01, 150), (0.01, 3)]
 
 
 def test_networks_from_scratch_are_trained_one_by_one() -> None:

@@ -5,6 +5,10 @@ python -m benchmarks.uses.described --preset benchmarks/presets/uses/sinusoids.t
 
 from __future__ import annotations
 
+import itertools
+import math
+import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +39,13 @@ class Settings:
         hidden: units of each of the two hidden layers.
         iterations: of meta-training, for each method.
         meta_batch: tasks per iteration.
-        lr: learning rate of meta-training, which falls to zero by a cosine.
-        maml_lr: inner learning rate of MAML.
+        rates: learning rates of meta-training, which fall to zero by a cosine.  Each method has the best, together with
+            its inner rate, on validation tasks after short meta-training.
+        rate_iterations: of that short meta-training.
+        maml_rates: inner learning rates of MAML.
+        cavia_rates: inner learning rates of CAVIA.
         steps: inner steps of MAML and of CAVIA in training.
         context: entries of the description that CAVIA learns by itself.
-        cavia_lr: inner learning rate of CAVIA.
         test_steps: steps on the description of a network that was trained with given ones.
         test_lr: learning rate of these steps.
         scratch_steps: steps of Adam, at 0.01, of a network that is trained on the support points alone.
@@ -51,15 +57,26 @@ class Settings:
     hidden: int = 40
     iterations: int = 3000
     meta_batch: int = 25
-    lr: float = 2e-3
-    maml_lr: float = 0.01
+    rates: tuple[float, ...] = (0.002, 0.005, 0.01)
+    rate_iterations: int = 1000
+    maml_rates: tuple[float, ...] = (0.003, 0.01, 0.03)
+    cavia_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
     steps: int = 5
     context: int = 5
-    cavia_lr: float = 0.01
     test_steps: int = 50
     test_lr: float = 0.03
     scratch_steps: int = 200
     test_tasks: int = 300
+
+
+Method = DescribedNetwork | MAML
+
+
+class Rates(NamedTuple):
+    """Learning rates of meta-training and of the inner loop, where there is one in training."""
+
+    outer: float
+    inner: float | None
 
 
 class Tasks(NamedTuple):
@@ -103,23 +120,52 @@ def network(settings: Settings) -> nn.Sequential:
     return nn.Sequential(nn.Linear(1, h), nn.ReLU(), nn.Linear(h, h), nn.ReLU(), nn.Linear(h, 1))
 
 
-def fit(method: Any, settings: Settings, seed: int, *, described: bool = False) -> None:
-    """Meta-train a method to adapt to support points and, where it is described, with given descriptions as well."""
+def fit(method: Method, settings: Settings, seed: int, lr: float, iterations: int) -> Method:
+    """Meta-train a method to adapt to support points and, where it infers z, with given descriptions as well."""
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(method.parameters(), settings.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
+    optimizer = torch.optim.Adam(method.parameters(), lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     most = max(settings.shots)
-    for _ in range(settings.iterations):
+    for _ in range(iterations):
         tasks = FAMILIES[settings.family](settings.meta_batch, 2 * most, generator)
         shots = settings.shots[int(torch.randint(len(settings.shots), (), generator=generator))]
         x, y = tasks.x[:, most:], tasks.y[:, most:]
         loss = squared_error(method.predict(method.adapt(tasks.support(shots)), x), y).mean()
-        if described:
+        if infers(method):
             loss = loss + squared_error(method(x, tasks.z), y).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
+    return method
+
+
+def infers(method: Method) -> bool:
+    return isinstance(method, DescribedNetwork) and method.infer is not None
+
+
+def tuned(
+    make: Callable[[Any], Method], inner: Sequence[float | None], settings: Settings, seed: int
+) -> tuple[Method, Rates]:
+    """A method trained at the rates that are best on 500 validation tasks, over all numbers of support points."""
+    most = max(settings.shots)
+    tasks = FAMILIES[settings.family](500, most + 100, torch.Generator().manual_seed(54321))
+
+    @torch.no_grad()
+    def validated(rates: Rates) -> float:
+        with torch.enable_grad():
+            method = fit(make(rates.inner), settings, seed, rates.outer, settings.rate_iterations)
+        adapted = [method.adapt(tasks.support(shots)) for shots in settings.shots]
+        found = statistics.mean(error(method.predict(a, tasks.x[:, most:]), tasks.y[:, most:]) for a in adapted)
+        print(f"{type(method).__name__}, {rates}: {found:.4f}", file=sys.stderr)
+        return found if math.isfinite(found) else math.inf
+
+    best = min((Rates(*pair) for pair in itertools.product(settings.rates, inner)), key=validated)
+    return fit(make(best.inner), settings, seed, best.outer, settings.iterations), best
+
+
+def error(outputs: Tensor, y: Tensor) -> float:
+    return float(squared_error(outputs, y).mean())
 
 
 def from_scratch(settings: Settings, support: SupportSet, x: Tensor) -> Tensor:
@@ -139,21 +185,29 @@ def run(settings: Settings, seed: int, device: torch.device) -> dict[str, Any]:
     most = max(settings.shots)
     tasks = FAMILIES[settings.family](settings.test_tasks, most + 100, torch.Generator().manual_seed(12345))
     x, y = tasks.x[:, most:], tasks.y[:, most:]
-    described = DescribedNetwork(
-        network(settings), tasks.z.shape[1], infer=DeepSets(2, tasks.z.shape[1]), lr=settings.test_lr
-    )
-    cavia = DescribedNetwork(network(settings), settings.context, steps=settings.steps, lr=settings.cavia_lr)
-    maml = MAML(network(settings), MAMLOptions(inner_lr=settings.maml_lr, steps=settings.steps))
-    for method in (described, cavia, maml):
-        fit(method, settings, seed, described=method is described)
-
-    def error(outputs: Tensor) -> float:
-        return float(squared_error(outputs, y).mean())
-
+    makers: dict[str, tuple[Callable[[Any], Method], Sequence[float | None]]] = {
+        "described": (
+            lambda _: DescribedNetwork(
+                network(settings), tasks.z.shape[1], infer=DeepSets(2, tasks.z.shape[1]), lr=settings.test_lr
+            ),
+            [None],
+        ),
+        "CAVIA": (
+            lambda lr: DescribedNetwork(network(settings), settings.context, steps=settings.steps, lr=lr),
+            settings.cavia_rates,
+        ),
+        "MAML": (
+            lambda lr: MAML(network(settings), MAMLOptions(inner_lr=lr, steps=settings.steps)),
+            settings.maml_rates,
+        ),
+    }
+    methods = {name: tuned(make, inner, settings, seed) for name, (make, inner) in makers.items()}
+    (described, _), (cavia, _), (maml, _) = methods.values()
+    assert isinstance(described, DescribedNetwork)
     with torch.no_grad():
-        given = {"given z": error(described(x, tasks.z))}
+        given = {"given z": error(described(x, tasks.z), y)}
         for name, z in controls(tasks.z, torch.Generator().manual_seed(seed)).items():
-            given[name] = error(described(x, z))
+            given[name] = error(described(x, z), y)
         errors: dict[str, list[float]] = {}
         for shots in settings.shots:
             support = tasks.support(shots)
@@ -170,8 +224,9 @@ def run(settings: Settings, seed: int, device: torch.device) -> dict[str, Any]:
             with torch.enable_grad():
                 outputs["from scratch"] = from_scratch(settings, support, x)
             for name, predicted in outputs.items():
-                errors.setdefault(name, []).append(error(predicted))
-    return {"given": given, "errors": errors}
+                errors.setdefault(name, []).append(error(predicted, y))
+    rates = {name: chosen._asdict() for name, (_, chosen) in methods.items()}
+    return {"given": given, "errors": errors, "rates": rates}
 
 
 def report(records: Sequence[Record], out: Path) -> None:
@@ -181,7 +236,14 @@ def report(records: Sequence[Record], out: Path) -> None:
     for name in results[0]["errors"]:
         rows.append([name, *(spread([r["errors"][name][k] for r in results]) for k in range(len(shots)))])
     table = markdown(["mean squared error", *(f"{k} points" for k in shots)], rows)
-    (out / "results.md").write_text(f"{table}\nSeeds: {len(records)}; mean ± standard deviation over them.\n")
+    rates = "; ".join(
+        f"{name}: {', '.join(_pair(result['rates'][name]) for result in results)}" for name in results[0]["rates"]
+    )
+    (out / "results.md").write_text(
+        f"{table}\nSeeds: {len(records)}; mean ± standard deviation over them. Rates of meta-training "
+        f"and of the inner loop chosen, by seed: {rates}.\n",
+        encoding="utf-8",
+    )
     figure, looks = Figure((WIDTH, 4)), lines(list(results[0]["errors"]))
     axes = figure.subplots()
     for name in results[0]["errors"]:
@@ -193,6 +255,10 @@ def report(records: Sequence[Record], out: Path) -> None:
     axes.set_xticks(shots, [str(k) for k in shots])
     axes.minorticks_off()
     save(figure, out / "error")
+
+
+def _pair(rates: dict[str, float | None]) -> str:
+    return " and ".join(f"{rate:g}" for rate in rates.values() if rate is not None)
 
 
 def _mean_std(values: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
