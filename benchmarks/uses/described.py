@@ -60,7 +60,7 @@ class Settings:
     rates: tuple[float, ...] = (0.002, 0.005, 0.01)
     rate_iterations: int = 1000
     maml_rates: tuple[float, ...] = (0.003, 0.01, 0.03)
-    cavia_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    cavia_rates: tuple[float, ...] = (0.001, 0.003, 0.01)
     steps: int = 5
     context: int = 5
     test_steps: int = 50
@@ -135,6 +135,7 @@ def fit(method: Method, settings: Settings, seed: int, lr: float, iterations: in
             loss = loss + squared_error(method(x, tasks.z), y).mean()
         optimizer.zero_grad()
         loss.backward()
+        nn.utils.clip_grad_norm_(method.parameters(), 10.0)
         optimizer.step()
         schedule.step()
     return method
