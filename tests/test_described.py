@@ -222,6 +222,14 @@ def test_a_study_goes_on_and_never_mixes_settings(tmp_path: Path, capsys: pytest
     assert [path.name for path in sorted(out.glob("*.json"))] == ["seed0.json", "seed1.json"]
 
 
+def test_training_outlives_an_inner_loop_that_diverges() -> None:
+    settings = study.Settings(shots=(5,))
+    maml = study.MAML(study.network(settings), study.MAMLOptions(inner_lr=1e12, steps=5))
+    before = [p.clone() for p in maml.parameters()]
+    study.fit(maml, settings, 0, 0.01, 2)
+    assert all(torch.equal(p, q) for p, q in zip(maml.parameters(), before, strict=True))
+
+
 def test_each_method_is_trained_at_the_rates_that_validate_best(monkeypatch: pytest.MonkeyPatch) -> None:
     trained, settings = [], study.Settings(rates=(0.0, 0.01), rate_iterations=150, iterations=3, shots=(10,))
 

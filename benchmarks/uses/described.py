@@ -135,8 +135,8 @@ def fit(method: Method, settings: Settings, seed: int, lr: float, iterations: in
             loss = loss + squared_error(method(x, tasks.z), y).mean()
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(method.parameters(), 10.0)
-        optimizer.step()
+        if nn.utils.clip_grad_norm_(method.parameters(), 10.0).isfinite():  # else the inner loop has diverged
+            optimizer.step()
         schedule.step()
     return method
 
