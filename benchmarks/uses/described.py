@@ -135,8 +135,9 @@ def fit(method: Method, settings: Settings, seed: int, lr: float, iterations: in
             loss = loss + squared_error(method(x, tasks.z), y).mean()
         optimizer.zero_grad()
         loss.backward()
-        if nn.utils.clip_grad_norm_(method.parameters(), 10.0).isfinite():  # else the inner loop has diverged
-            optimizer.step()
+        if not nn.utils.clip_grad_norm_(method.parameters(), 10.0).isfinite():
+            optimizer.zero_grad()  # the inner loop has diverged: no step
+        optimizer.step()
         schedule.step()
     return method
 
