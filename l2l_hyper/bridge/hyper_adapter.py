@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError
 from ..functional import Normalization, convert_norm, share_copy
@@ -19,7 +19,7 @@ from .protocol import Learner
 
 __all__ = ["HyperAdapter"]
 
-_NOT_OF_A_LEARNER = {"lr", "inner_lr", "steps", "encoder", "backbone", "backbone_options"}
+_NOT_OF_A_LEARNER = {"lr", "inner_lr", "steps", "encoder", "bank", "backbone", "backbone_options"}
 _RENAMED = {"start": "base_learner", "change": "modulation"}
 
 
@@ -47,11 +47,13 @@ class HyperAdapter(Learner):
             on the other queries.
         generate: shell patterns of the weights that are generated besides the last layer, such as ``["features.*"]``.
         encoder: a larger network that reads the support set besides ``model``; queries never pass through it.
+        bank: samples of training classes ``(B, *)`` for ``generator="distilled"``, see
+            :mod:`l2l_hyper.methods.distillation`.
         head: name of the last layer, for a network whose forward pass does not tell which ``nn.Linear`` that is; an
             error then says so.
         **options: of :class:`~l2l_hyper.methods.hyper_adapter.HyperAdapterOptions`: ``base_learner``, ``linear_map``,
-            ``residual``, ``generator``, ``scale``, ``penalty``, ``width``, ``blocks``, ``heads``, ``dropout``,
-            ``modulation``.
+            ``residual``, ``generator``, ``bank_batch``, ``scale``, ``penalty``, ``width``, ``blocks``, ``heads``,
+            ``dropout``, ``modulation``.
 
     Raises:
         InputError: if the model has no final linear layer, if it is wrapped in ``DistributedDataParallel`` or
@@ -83,6 +85,7 @@ class HyperAdapter(Learner):
         normalization: Normalization = "running",
         generate: str | Sequence[str] = (),
         encoder: nn.Module | None = None,
+        bank: Tensor | None = None,
         head: str | None = None,
         **options: Any,
     ) -> None:
@@ -104,6 +107,8 @@ class HyperAdapter(Learner):
             elif name not in known:
                 raise unknown_name("option of HyperAdapter", name, known)
         encoder = checked_value(nn.Module | None, encoder, "encoder")
+        if not isinstance(bank, Tensor | None):
+            raise InputError(f"bank must be a tensor of samples (B, *), got {type(bank).__name__}")
         generate = checked_value(str | Sequence[str], generate, "generate")
         patterns = generate if isinstance(generate, str) else ",".join(generate)
         with weights_fit("HyperAdapter", options):
@@ -111,6 +116,7 @@ class HyperAdapter(Learner):
                 convert_norm(share_copy(model), normalization),
                 hyper_adapter.HyperAdapterOptions(inner_lr=lr, generate=patterns, **options),
                 encoder=encoder,
+                bank=bank,
                 head=head,
                 first_order=first_order,
                 allow_unused=allow_nograd if allow_unused is None else allow_unused,

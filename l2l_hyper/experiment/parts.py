@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import kernels
 from ..backbones import BACKBONES, BackboneEntry
-from ..data import METRICS, TASKSETS, BenchmarkTasksets, Episodes, Metric, manifest
+from ..data import METRICS, TASKSETS, BenchmarkTasksets, Episodes, Metric, TensorTaskset, manifest
 from ..errors import InputError
 from ..files import expanded
 from ..memory import require_memory
@@ -142,10 +142,23 @@ class Parts:
         entry, path = self.methods[run.method], self.weights_of(run, "encoder", folder)
         shape = tuple(self.tasksets.train.batch([0], shots=1, queries=1).support.shape[2:])
         encoder = read_encoder(path, run.seed, shape) if path else None
-        method = entry.build(model, run.options, run.experiment.normalization, encoder).to(self.device)
+        bank = self._bank(getattr(entry.complete(run.options), "bank", 0), run.seed)
+        method = entry.build(model, run.options, run.experiment.normalization, encoder, bank).to(self.device)
         if self.device.type == "cpu":
             method.to(memory_format=torch.channels_last)  # convolutions are two to three times faster
         return method
+
+    def _bank(self, size: int, seed: int) -> Tensor | None:
+        """So many samples of the training classes."""
+        if not size:
+            return None
+        train = self.tasksets.train
+        if not isinstance(train, TensorTaskset):
+            raise InputError(
+                f"bank={size} needs a training taskset that draws single samples, a TensorTaskset, got "
+                f"{type(train).__name__}; use bank=0 and another generator"
+            )
+        return train.classified(range(size), seed=seed)[0].cpu()
 
     def weights_of(self, run: Run, option: str, folder: Path | None) -> str:
         """Path of the trained weights that an option names, a checkpoint or an earlier row of the comparison."""

@@ -37,10 +37,11 @@ from torch.nn import functional as F
 
 from ..data.episode import SupportSet
 from ..errors import InputError
-from ..functional import full_precision, in_float32
-from ..settings import Count, Depth, NonNegative, Positive, Share
+from ..functional import EpisodicBatchNorm, full_precision, in_float32
+from ..settings import Count, Depth, Natural, NonNegative, Positive, Share
 from .base_learners import BASE_LEARNERS, LastLayer
 from .contract import Method, Options
+from .distillation import Distillation
 from .inner_loop import inner_loop, leaves
 from .modulation import Kind, Modulation, below_head
 from .residual import Generator, Residual
@@ -61,10 +62,13 @@ class HyperAdapterOptions(Options):
             "gradient" for gradient steps from the network's own weights, as MAML takes them; "own" for those weights.
         linear_map: whether the closed form reads the support features through a learned linear map, at first identity.
         residual: whether there is Δ at all.
-        generator: what makes Δ: "attention"; "linear" for one linear map of the class means; or "mlp" for a perceptron
-            with one hidden layer, which reads the class means and the base learner's rows.
+        generator: what makes Δ: "attention"; "linear" for one linear map of the class means; "mlp" for a perceptron
+            with one hidden layer, which reads the class means and the base learner's rows; or "distilled" for what the
+            encoder says of stored samples, see :mod:`~l2l_hyper.methods.distillation`.
         encoder: a network that reads the support set besides the network itself, see :class:`HyperAdapter`: an earlier
             row of the comparison, or a checkpoint, in whose path ``{seed}`` stands for the training seed.
+        bank: training samples that are stored for ``generator="distilled"``, see :class:`HyperAdapter`.
+        bank_batch: samples of the bank that are taken at random each time in training.
         scale: s, the size of Δ in units of the base learner's weights.
         penalty: γ, the weight of the mean square of sΔ in the loss.
         width: width of the attention, or of the hidden layer.
@@ -80,8 +84,10 @@ class HyperAdapterOptions(Options):
     base_learner: BaseLearnerName = "cosine"
     linear_map: bool = False
     residual: bool = True
-    generator: Generator = "attention"
+    generator: Generator | Literal["distilled"] = "attention"
     encoder: str = ""
+    bank: Natural = 0
+    bank_batch: Count = 512
     scale: NonNegative = 0.2
     penalty: NonNegative = 1.0
     width: Count = 128
@@ -104,12 +110,16 @@ class HyperAdapter(Method):
             besides those of ``model``; queries never pass through it, so what is deployed stays as small as ``model``.
             If none of its parameters requires a gradient it is frozen and stays in evaluation mode; its BatchNorm
             layers then need running averages.
+        bank: samples of training classes ``(B, *)`` for ``generator="distilled"``.  A method whose weights are loaded
+            can do without them, except in training mode.
         head: name of the last layer, see :class:`~l2l_hyper.methods.taskwise.TaskwiseNetwork`.
         first_order: whether gradients taken on the support set are constants.
         allow_unused: whether generated weights on which the outputs do not depend are accepted.
 
     Raises:
-        InputError: if the model has no final linear layer, or BatchNorm layers of a frozen encoder no averages.
+        InputError: if the model has no final linear layer, or BatchNorm layers of a frozen encoder no averages; for
+            ``generator="distilled"`` without a frozen encoder or a bank, with weights below the last layer that are the
+            task's own, or with statistics of a task's own.
     """
 
     Options = HyperAdapterOptions
@@ -122,6 +132,7 @@ class HyperAdapter(Method):
         options: HyperAdapterOptions = HyperAdapterOptions(),  # noqa: B008 - frozen
         *,
         encoder: nn.Module | None = None,
+        bank: Tensor | None = None,
         head: str | None = None,
         first_order: bool = False,
         allow_unused: bool = False,
@@ -150,7 +161,11 @@ class HyperAdapter(Method):
             self.encoder_is_frozen = not any(p.requires_grad for p in self.encoder.parameters())
             self.encoder.train(not self.encoder_is_frozen)
         read = 0 if self.encoder is None else self.encoder.head.in_features
-        self.residual = Residual(features, read, o.generator, **attention) if o.residual else None
+        self.residual: Residual | Distillation | None = None
+        if o.residual and o.generator == "distilled":
+            self.residual, self.needs_every_class = self._distillation(bank), True
+        elif o.residual and o.generator != "distilled":
+            self.residual = Residual(features, read, o.generator, **attention)
         self.controls = ("no residual", "another task's", "mean") if o.residual else ()
         shapes = {name: own.shape for name, own in self.network.module.named_parameters() if name in self.body}
         self.modulation = Modulation(features, shapes, o.modulation, **attention) if o.residual and shapes else None
@@ -251,8 +266,28 @@ class HyperAdapter(Method):
             if part is not None:
                 part.compile(*args, **kwargs)
 
+    def _distillation(self, bank: Tensor | None) -> Distillation:
+        """The closed form of ``generator="distilled"``, with its bank."""
+        reason = ""
+        if self.encoder is None or not self.encoder_is_frozen:
+            reason = "a frozen encoder; give encoder="
+        elif self.body or self.iterative:
+            reason = "weights below the last layer that all tasks share; leave out generate= and gradient steps"
+        elif any(m.mode != "running" for m in self.network.modules() if isinstance(m, EpisodicBatchNorm)):
+            reason = "normalization by running averages, which tasks share; use normalization='running'"
+        elif bank is None and not self.options.bank:
+            reason = "stored samples; give bank="
+        if reason or self.encoder is None:
+            raise InputError(f"generator='distilled' needs {reason}")
+        features, read = self.network.head.in_features, self.encoder.head.in_features
+        size = self.options.bank if bank is None else len(bank)
+        residual = Distillation(features, read, size=size, at_once=self.options.bank_batch)
+        if bank is not None:
+            residual.bank.store(bank, self.encoder)
+        return residual
+
     def _generated(
-        self, residual: Residual, layer: LastLayer, seen: Pass, targets: Tensor, support: SupportSet
+        self, residual: Residual | Distillation, layer: LastLayer, seen: Pass, targets: Tensor, support: SupportSet
     ) -> tuple[dict[str, Tensor], Tensor]:
         """sΔ by name, and the penalty."""
         weight, bias, quadratic = layer
@@ -261,15 +296,20 @@ class HyperAdapter(Method):
         if quadratic is not None:
             outputs = outputs + vmap(F.linear)(seen.features.square(), quadratic)
         predictions = outputs if support.ways is None else outputs.softmax(-1)
-        changes, units = residual(seen.features, self._read(support), targets, predictions, weight, own_bias)
+        read = self._read(support)
+        if isinstance(residual, Distillation):
+            changes, units = residual(self.network, read, targets, weight)
+        else:
+            changes, units = residual(seen.features, read, targets, predictions, weight, own_bias)
         of_weight, of_bias = (unit * self.options.scale * change for unit, change in zip(units, changes, strict=True))
         added = self.network.head_weights(of_weight, None if bias is None else of_bias)
         return added, self._penalty(changes[0]) + self._penalty(changes[1])
 
     def _sum(self, base: Tensor, added: Tensor) -> Tensor:
-        """B + sΔ; for features of unit length, rows of the length that B gives them."""
+        """B + sΔ; for features of unit length, what is learned turns rows that keep the length that B gives them."""
         rows = base + added
-        if self.base_learner is None or not self.base_learner.unit_length or rows.ndim < 3:
+        turned = isinstance(self.residual, Residual) and rows.ndim == 3
+        if self.base_learner is None or not self.base_learner.unit_length or not turned:
             return rows
         return F.normalize(rows, dim=-1) * base.norm(dim=-1, keepdim=True)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError
 from ..memory import weights_fit
@@ -39,7 +39,12 @@ class MethodEntry:
     make: Callable[..., nn.Module]
 
     def build(
-        self, model: nn.Module, options: Mapping[str, Any], normalization: str, encoder: nn.Module | None = None
+        self,
+        model: nn.Module,
+        options: Mapping[str, Any],
+        normalization: str,
+        encoder: nn.Module | None = None,
+        bank: Tensor | None = None,
     ) -> Method:
         """The method around a network; raises :class:`InputError` for options that it does not have.
 
@@ -48,12 +53,14 @@ class MethodEntry:
             options: of the method.
             normalization: see :func:`~l2l_hyper.methods.contract.as_method`; an option of that name comes first.
             encoder: for methods with an option ``encoder``, the network that it names.
+            bank: for methods with an option ``bank``, as many training samples.
         """
         completed = self.complete(options)
         implementation = getattr(completed, "implementation", "batched")
         make = self.make if implementation == "batched" else reference(self.name.partition("@")[0], implementation)
         with weights_fit(f"method {self.name!r}", vars(completed)):
-            made = make(model, completed, **({} if encoder is None else {"encoder": encoder}))
+            given = {"encoder": encoder, "bank": bank}
+            made = make(model, completed, **{name: value for name, value in given.items() if value is not None})
         return as_method(made, self.normalization(options) or normalization)
 
     def normalization(self, options: Mapping[str, Any]) -> str | None:
@@ -121,8 +128,8 @@ def _entry(name: str, made_by: object, label: str = "", summary: str = "") -> Me
     described = inspect.getmodule(made_by) if ours else made_by
     docstring = (inspect.getdoc(described) or "").partition("\n")[0]
 
-    def make(model: nn.Module, options: Any, **encoder: nn.Module) -> nn.Module:
-        return made_by(model, options, **encoder) if takes_options else made_by(model)
+    def make(model: nn.Module, options: Any, **given: Any) -> nn.Module:
+        return made_by(model, options, **given) if takes_options else made_by(model)
 
     label = label or getattr(made_by, "label", name)
     known: Any = options or Options
