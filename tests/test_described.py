@@ -203,7 +203,9 @@ def test_a_study_goes_on_and_never_mixes_settings(tmp_path: Path, capsys: pytest
         study.main(study.Settings, study.run, study.report, ["--preset", str(preset), "--out", str(out), *arguments])
         return capsys.readouterr().err
 
-    assert run(*TINY, "--seeds", "0").startswith("out, seed 0\nDescribedNetwork, Rates(outer=0.002, inner=None): ")
+    assert run(*TINY, "--seeds", "0").startswith(
+        "out, seed 0\nDescribedNetwork, Rates(outer=0.002, inner=None), 1 iterations: "
+    )
     assert run(*TINY, "--seeds", "0", "1").startswith("out, seed 1\n")
     record = json.loads((out / "seed1.json").read_text())
     assert record["settings"]["family"] == "mixture" and record["settings"]["iterations"] == 2
@@ -244,6 +246,8 @@ def test_each_method_is_trained_at_the_rates_that_validate_best(monkeypatch: pyt
     method, rates = study.tuned(maml, (0.01, 1e6), settings, 0)
     assert rates == (0.01, 0.01) and method.options.inner_lr == 0.01
     assert trained == [(0.0, 150), (0.0, 150), (0.01, 150), (0.01, 150), (0.01, 3)]
+    with pytest.raises(InputError, match="no finite error on validation tasks"):
+        study.tuned(maml, (1e6,), settings, 0)
 
 
 def test_networks_from_scratch_are_trained_one_by_one() -> None:

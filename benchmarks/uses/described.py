@@ -18,6 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from l2l_hyper import InputError
 from l2l_hyper.data import SupportSet, functions
 from l2l_hyper.data.episode import squared_error
 from l2l_hyper.functional import Generated
@@ -149,21 +150,27 @@ def infers(method: Method) -> bool:
 def tuned(
     make: Callable[[Any], Method], inner: Sequence[float | None], settings: Settings, seed: int
 ) -> tuple[Method, Rates]:
-    """A method trained at the rates that are best on 500 validation tasks, over all numbers of support points."""
+    """A method trained at the rates that are best on 500 validation tasks, over all numbers of support points.
+
+    Rates at which the long training ends with an inner loop that diverges on a validation task give way to the next.
+    """
     most = max(settings.shots)
     tasks = FAMILIES[settings.family](500, most + 100, torch.Generator().manual_seed(54321))
 
-    @torch.no_grad()
-    def validated(rates: Rates) -> float:
-        with torch.enable_grad():
-            method = fit(make(rates.inner), settings, seed, rates.outer, settings.rate_iterations)
-        adapted = [method.adapt(tasks.support(shots)) for shots in settings.shots]
-        found = statistics.mean(error(method.predict(a, tasks.x[:, most:]), tasks.y[:, most:]) for a in adapted)
-        print(f"{type(method).__name__}, {rates}: {found:.4f}", file=sys.stderr)
-        return found if math.isfinite(found) else math.inf
+    def trained(rates: Rates, iterations: int) -> tuple[float, Method]:
+        method = fit(make(rates.inner), settings, seed, rates.outer, iterations)
+        with torch.no_grad():
+            adapted = [method.adapt(tasks.support(shots)) for shots in settings.shots]
+            found = statistics.mean(error(method.predict(a, tasks.x[:, most:]), tasks.y[:, most:]) for a in adapted)
+        print(f"{type(method).__name__}, {rates}, {iterations} iterations: {found:.4f}", file=sys.stderr)
+        return found if math.isfinite(found) else math.inf, method
 
-    best = min((Rates(*pair) for pair in itertools.product(settings.rates, inner)), key=validated)
-    return fit(make(best.inner), settings, seed, best.outer, settings.iterations), best
+    pairs = [Rates(*pair) for pair in itertools.product(settings.rates, inner)]
+    for rates in sorted(pairs, key=lambda rates: trained(rates, settings.rate_iterations)[0]):
+        found, method = trained(rates, settings.iterations)
+        if math.isfinite(found):
+            return method, rates
+    raise InputError(f"no finite error on validation tasks at any of the rates {pairs}; try smaller ones")
 
 
 def error(outputs: Tensor, y: Tensor) -> float:
