@@ -19,7 +19,7 @@ from .protocol import Learner
 
 __all__ = ["HyperAdapter"]
 
-_NOT_OF_A_LEARNER = {"lr", "inner_lr", "steps", "encoder", "bank", "backbone", "backbone_options"}
+_NOT_OF_A_LEARNER = {"lr", "inner_lr", "steps", "encoder", "bank", "teacher", "backbone", "backbone_options"}
 _RENAMED = {"start": "base_learner", "change": "modulation"}
 
 
@@ -52,7 +52,7 @@ class HyperAdapter(Learner):
         head: name of the last layer, for a network whose forward pass does not tell which ``nn.Linear`` that is; an
             error then says so.
         **options: of :class:`~l2l_hyper.methods.hyper_adapter.HyperAdapterOptions`: ``base_learner``, ``linear_map``,
-            ``residual``, ``generator``, ``bank_batch``, ``scale``, ``penalty``, ``width``, ``blocks``, ``heads``,
+            ``residual``, ``generator``, ``scale``, ``penalty``, ``width``, ``blocks``, ``heads``,
             ``dropout``, ``modulation``.
 
     Raises:

@@ -33,7 +33,7 @@ _EPISODIC = (
     *("train_ways", "train_shots", "train_queries", "test_ways", "test_shots", "test_queries"),
     *("lr", "scheduler_step", "scheduler_decay", "adaptation_steps", "adaptation_lr"),
 )
-_NOT_HERE = ("lr", "inner_lr", "steps", "encoder", "bank")
+_NOT_HERE = ("lr", "inner_lr", "steps", "encoder", "bank", "teacher")
 _OPTIONS = (
     *("first_order", "allow_unused", "allow_nograd", "normalization", "start", "change"),
     *(f.name for f in dataclasses.fields(HyperAdapterOptions) if f.name not in _NOT_HERE),

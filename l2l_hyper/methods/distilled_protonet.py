@@ -12,17 +12,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..data.episode import Episodes
 from ..errors import InputError
 from ..functional import share_copy
 from ..settings import NonNegative
 from .protonet import ProtoNet, ProtoNetOptions
-from .second_network import second_network
-from .taskwise import Adapted, class_means
+from .second_network import divergence, second_network
+from .taskwise import Adapted
 
 __all__ = ["DistilledProtoNet", "DistilledProtoNetOptions"]
 
@@ -74,11 +72,4 @@ class DistilledProtoNet(ProtoNet):
     def loss(self, adapted: Adapted, outputs: Tensor, episodes: Episodes) -> Tensor:
         """The loss of each episode and what it differs from the teacher, ``(T,)``."""
         own = super().loss(adapted, outputs, episodes)
-        with torch.no_grad():
-            seen = self.teacher(episodes.support)
-            passed = self.teacher(episodes.query, None, seen.statistics)
-            support, query = (F.normalize(of.features, dim=-1) for of in (seen, passed))
-            means, _ = class_means(support, episodes.support_set.one_hot(support.dtype))
-            taught = (10.0 * query @ F.normalize(means, dim=-1).mT).log_softmax(-1)
-        divergence = F.kl_div(outputs.log_softmax(-1), taught, log_target=True, reduction="none")
-        return own + self.weight * divergence.sum(-1).mean(-1)
+        return own + self.weight * divergence(self.teacher, outputs, episodes)

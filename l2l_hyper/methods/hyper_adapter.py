@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn import functional as F
 
-from ..data.episode import SupportSet
+from ..data.episode import Episodes, SupportSet
 from ..errors import InputError
 from ..functional import EpisodicBatchNorm, full_precision, in_float32
 from ..settings import Count, Depth, Natural, NonNegative, Positive, Share
@@ -45,7 +45,7 @@ from .distillation import Distillation
 from .inner_loop import inner_loop, leaves
 from .modulation import Kind, Modulation, below_head
 from .residual import Generator, Residual
-from .second_network import second_network
+from .second_network import divergence, second_network
 from .taskwise import Adapted, Pass, TaskwiseNetwork, linear_map
 
 __all__ = ["HyperAdapter", "HyperAdapterOptions", "Residual"]
@@ -64,11 +64,12 @@ class HyperAdapterOptions(Options):
         residual: whether there is Δ at all.
         generator: what makes Δ: "attention"; "linear" for one linear map of the class means; "mlp" for a perceptron
             with one hidden layer, which reads the class means and the base learner's rows; or "distilled" for what the
-            encoder says of stored samples, see :mod:`~l2l_hyper.methods.distillation`.
+            encoder says of stored samples, see :mod:`~l2l_hyper.methods.distillation`; in training it makes none.
         encoder: a network that reads the support set besides the network itself, see :class:`HyperAdapter`: an earlier
             row of the comparison, or a checkpoint, in whose path ``{seed}`` stands for the training seed.
         bank: training samples that are stored for ``generator="distilled"``, see :class:`HyperAdapter`.
-        bank_batch: samples of the bank that are taken at random each time in training.
+        teacher: weight in the loss of the divergence of the predictions of training queries from the encoder's, as in
+            :mod:`~l2l_hyper.methods.distilled_protonet`.
         scale: s, the size of Δ in units of the base learner's weights.
         penalty: γ, the weight of the mean square of sΔ in the loss.
         width: width of the attention, or of the hidden layer.
@@ -87,7 +88,7 @@ class HyperAdapterOptions(Options):
     generator: Generator | Literal["distilled"] = "attention"
     encoder: str = ""
     bank: Natural = 0
-    bank_batch: Count = 512
+    teacher: NonNegative = 0.0
     scale: NonNegative = 0.2
     penalty: NonNegative = 1.0
     width: Count = 128
@@ -111,7 +112,7 @@ class HyperAdapter(Method):
             If none of its parameters requires a gradient it is frozen and stays in evaluation mode; its BatchNorm
             layers then need running averages.
         bank: samples of training classes ``(B, *)`` for ``generator="distilled"``.  A method whose weights are loaded
-            can do without them, except in training mode.
+            and stay as they are can do without them.
         head: name of the last layer, see :class:`~l2l_hyper.methods.taskwise.TaskwiseNetwork`.
         first_order: whether gradients taken on the support set are constants.
         allow_unused: whether generated weights on which the outputs do not depend are accepted.
@@ -119,7 +120,7 @@ class HyperAdapter(Method):
     Raises:
         InputError: if the model has no final linear layer, or BatchNorm layers of a frozen encoder no averages; for
             ``generator="distilled"`` without a frozen encoder or a bank, with weights below the last layer that are the
-            task's own, or with statistics of a task's own.
+            task's own, or with statistics of a task's own; for a teacher without an encoder.
     """
 
     Options = HyperAdapterOptions
@@ -160,6 +161,8 @@ class HyperAdapter(Method):
             self.encoder = second_network(encoder)
             self.encoder_is_frozen = not any(p.requires_grad for p in self.encoder.parameters())
             self.encoder.train(not self.encoder_is_frozen)
+        elif o.teacher:
+            raise InputError(f"expected an encoder for teacher={o.teacher}, got none; give encoder=")
         read = 0 if self.encoder is None else self.encoder.head.in_features
         self.residual: Residual | Distillation | None = None
         if o.residual and o.generator == "distilled":
@@ -226,7 +229,8 @@ class HyperAdapter(Method):
                         make = self.base_learner if support.ways is not None else self.base_learner.of_values
                         layer = make(self.linear_map(seen.features), targets)
                     head = self.network.head_weights(*layer)
-                    if self.residual is not None:
+                    distilled = isinstance(self.residual, Distillation)
+                    if self.residual is not None and not (distilled and self.training):
                         added, of_head = self._generated(self.residual, layer, seen, targets, support)
                         sums = {name: (head[name], of) for name, of in added.items()}
                         head = {**head, **{name: self._sum(*of) for name, of in sums.items()}}
@@ -252,6 +256,13 @@ class HyperAdapter(Method):
     def penalty(self, adapted: Adapted) -> Tensor | float:
         """The penalty of Δ, ``(T,)``."""
         return adapted.penalty
+
+    def loss(self, adapted: Adapted, outputs: Tensor, episodes: Episodes) -> Tensor:
+        """The loss of each episode, ``(T,)``, with what it differs from the encoder as a teacher."""
+        own = super().loss(adapted, outputs, episodes)
+        if self.encoder is None or not self.options.teacher:
+            return own
+        return own + self.options.teacher * divergence(self.encoder, outputs, episodes)
 
     def train(self, mode: bool = True) -> HyperAdapter:
         """As of any module; a frozen encoder stays in evaluation mode."""
@@ -281,9 +292,9 @@ class HyperAdapter(Method):
             raise InputError(f"generator='distilled' needs {reason}")
         features, read = self.network.head.in_features, self.encoder.head.in_features
         size = self.options.bank if bank is None else len(bank)
-        residual = Distillation(features, read, size=size, at_once=self.options.bank_batch)
+        residual = Distillation(features, read, size)
         if bank is not None:
-            residual.bank.store(bank, self.encoder)
+            residual.store(bank, self.encoder)
         return residual
 
     def _generated(
@@ -291,17 +302,18 @@ class HyperAdapter(Method):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """sΔ by name, and the penalty."""
         weight, bias, quadratic = layer
+        read, scale = self._read(support), self.options.scale
+        if isinstance(residual, Distillation):
+            assert read is not None
+            made = residual(self.network, read, targets)
+            return self.network.head_weights(*(scale * part for part in made)), weight.new_zeros(len(weight))
         own_bias = weight.new_zeros(weight.shape[:-1]) if bias is None else bias
         outputs = vmap(F.linear)(seen.features, weight, own_bias)
         if quadratic is not None:
             outputs = outputs + vmap(F.linear)(seen.features.square(), quadratic)
         predictions = outputs if support.ways is None else outputs.softmax(-1)
-        read = self._read(support)
-        if isinstance(residual, Distillation):
-            changes, units = residual(self.network, read, targets, weight)
-        else:
-            changes, units = residual(seen.features, read, targets, predictions, weight, own_bias)
-        of_weight, of_bias = (unit * self.options.scale * change for unit, change in zip(units, changes, strict=True))
+        changes, units = residual(seen.features, read, targets, predictions, weight, own_bias)
+        of_weight, of_bias = (unit * scale * change for unit, change in zip(units, changes, strict=True))
         added = self.network.head_weights(of_weight, None if bias is None else of_bias)
         return added, self._penalty(changes[0]) + self._penalty(changes[1])
 

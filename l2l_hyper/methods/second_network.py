@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from ..data.episode import Episodes
 from ..errors import InputError
 from ..functional import EpisodicBatchNorm, convert_norm, share_copy
-from .taskwise import TaskwiseNetwork
+from .taskwise import TaskwiseNetwork, class_means
 
-__all__ = ["second_network"]
+__all__ = ["divergence", "second_network"]
+
+_SCALE = 10.0  # of the cosines by which a teacher classifies
 
 
 def second_network(network: nn.Module) -> TaskwiseNetwork:
@@ -29,3 +34,26 @@ def second_network(network: nn.Module) -> TaskwiseNetwork:
                     "or call convert_norm(network, 'support') if it was trained with statistics of the support set"
                 )
     return second
+
+
+def divergence(teacher: TaskwiseNetwork, outputs: Tensor, episodes: Episodes) -> Tensor:
+    r"""Of the predictions for the queries from a teacher's, which is a cosine Prototypical Network with scale 10.
+
+    .. math:: \operatorname{KL}\bigl(p_{\text{teacher}} \,\Vert\, \operatorname{softmax}(\text{outputs})\bigr)
+
+    Args:
+        teacher: its features are compared; it gets no gradient.
+        outputs: ``(T, Q, C)``.
+        episodes: T of them.
+
+    Returns:
+        The mean over the queries of each episode, ``(T,)``.
+    """
+    with torch.no_grad():
+        seen = teacher(episodes.support)
+        passed = teacher(episodes.query, None, seen.statistics)
+        support, query = (F.normalize(of.features, dim=-1) for of in (seen, passed))
+        means, _ = class_means(support, episodes.support_set.one_hot(support.dtype))
+        taught = (_SCALE * query @ F.normalize(means, dim=-1).mT).log_softmax(-1)
+    apart = F.kl_div(outputs.log_softmax(-1), taught, log_target=True, reduction="none")
+    return apart.sum(-1).mean(-1)
