@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -248,6 +249,15 @@ def test_each_method_is_trained_at_the_rates_that_validate_best(monkeypatch: pyt
     assert trained == [(0.0, 150), (0.0, 150), (0.01, 150), (0.01, 150), (0.01, 3)]
     with pytest.raises(InputError, match="no finite error on validation tasks"):
         study.tuned(maml, (1e6,), settings, 0)
+
+
+@pytest.mark.parametrize("family", ["sinusoids", "mixture"])
+def test_tables_of_the_page_are_those_of_the_records(family: str) -> None:
+    root = Path(__file__).parents[1]
+    page = (root / "docs" / "uses" / "described.md").read_text(encoding="utf-8").splitlines()
+    table = (root / "benchmarks" / "results" / "described" / family / "results.md").read_text(encoding="utf-8")
+    rows = [re.sub(" +", " ", row) for row in table.splitlines() if row.startswith("| ")]
+    assert len(rows) == 11 and set(rows) <= set(page) and "Seeds: 3;" in table
 
 
 def test_networks_from_scratch_are_trained_one_by_one() -> None:
