@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -148,6 +149,15 @@ def test_table_of_small_networks_is_that_of_the_records() -> None:
     for (label, control), difference in controls[0].items():
         row = f"| {label} | {names[control]} | {difference} | {controls[1][label, control]} |"
         assert row in pages[0]
+
+
+def test_without_its_residual_the_distilled_adapter_is_the_distilled_network() -> None:
+    records = {(r.run.method, r.run.seed): r for r in read_records(CIFARFS.with_name("cifarfs-small-8"))}
+    for seed in (0, 1, 2):
+        ours, theirs = (records[name, seed] for name in ("hyper-adapter@distilled", "protonet-distilled@map"))
+        for shots in (1, 5):
+            (without,) = (c for c in ours.result.controls if c.control == "no residual" and c.shots == shots)
+            assert np.abs(np.asarray(without.scores) - theirs.at(shots).scores).max() < 1e-4
 
 
 def test_table_of_sine_waves_is_that_of_the_records() -> None:
