@@ -83,7 +83,7 @@ def test_the_steps_come_near_what_the_encoder_says() -> None:
     for steps in (0, 1, 8, 200):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(distilled, "_STEPS", steps)
-            weight, bias = distillation(method.network, read_by(method, episodes), targets)
+            weight, bias = distillation(method.network, method.encoder, read_by(method, episodes), targets)
         taught = (said @ F.normalize(distillation.read, dim=-1).T).softmax(1)
         start = taught.mean(-1, keepdim=True).log()
         answered = (weight @ distillation.features.T + bias.unsqueeze(-1) + start).log_softmax(1)
@@ -178,7 +178,7 @@ def test_relabelling_permutes_rows_and_the_order_of_samples_does_not_matter() ->
 def test_controls_exchange_weight_and_bias_together() -> None:
     method, episodes = built(samples=bank()).eval(), small_episodes()
     adapted = method.adapt(episodes.support_set)
-    plain = built(residual=False).eval()
+    plain = built(residual=False, bank=0).eval()
     plain.load_state_dict({name: v for name, v in method.state_dict().items() if not name.startswith("residual.")})
     without = method.controlled(adapted, "no residual")
     base = plain.adapt(episodes.support_set)
@@ -220,17 +220,22 @@ def test_in_the_place_of_maml() -> None:
         (lambda given: given["encoder"].requires_grad_(True), "needs a frozen encoder"),
         (lambda given: given.pop("bank"), "needs stored samples; give bank="),
         (lambda given: given.update(normalization="support"), "needs normalization by running averages"),
-        (lambda given: given.update(generate=["3.*"]), "needs weights below the last layer that all tasks share"),
-        (lambda given: given.update(base_learner="gradient"), "leave out generate= and gradient steps"),
+        (lambda given: given.update(generate=["3.*"]), "and weights below it that all tasks share"),
+        (lambda given: given.update(base_learner="gradient"), "needs a base learner in closed form"),
+        (lambda given: given.update(base_learner="own"), "needs a base learner in closed form"),
+        (lambda given: given.update(generator="linear"), "a bank is for generator='distilled'"),
         (lambda given: given.update(teacher=1.0), "unknown option"),
+        (lambda given: given.update(bank=torch.rand(5, 2).double()), "expected samples that the network reads"),
         (lambda given: given.update(bank=[1, 2]), "bank must be a tensor of samples"),
     ],
 )
 def test_what_it_cannot_do_is_said(change: Callable[[dict[str, Any]], Any], message: str) -> None:
     given: dict[str, Any] = {"encoder": larger().requires_grad_(False), "generator": "distilled", "bank": bank()}
     change(given)
+    episode = next(small_episodes().split(1))
     with pytest.raises(InputError, match=message):
-        HyperAdapter(small_network().double(), **given)
+        task = HyperAdapter(small_network().double(), **given).double().eval().clone()
+        task.adapt(support=(episode.support[0], episode.support_labels[0]), ways=4)
 
 
 def test_a_row_of_a_comparison_is_trained_stopped_loaded_and_tested(tmp_path: Path) -> None:

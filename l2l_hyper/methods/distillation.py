@@ -48,37 +48,36 @@ class Distillation(nn.Module):
     Args:
         features: D, the features of the network.
         read: E, the features of the encoder.
-        size: B.
+        bank: B samples ``(B, *)``, or how many there were where a state will be loaded.
     """
 
     samples: Tensor | None
     read: Tensor
     features: Tensor
 
-    def __init__(self, features: int, read: int, size: int) -> None:
+    def __init__(self, features: int, read: int, bank: Tensor | int) -> None:
         super().__init__()
-        self.register_buffer("samples", None, persistent=False)
+        samples, size = (None, bank) if isinstance(bank, int) else (bank, len(bank))
+        self.register_buffer("samples", samples, persistent=False)
         self.register_buffer("read", torch.zeros(size, read))
         self.register_buffer("features", torch.zeros(size, features))
         self._made_by: dict[str, Tensor] = {}  # the state of the network that made the features
 
-    @torch.no_grad()
-    def store(self, samples: Tensor, encoder: TaskwiseNetwork) -> None:
-        """Take the samples ``(B, *)``, and what the frozen encoder makes of them."""
-        self.samples, self.read = samples, _features(encoder, samples)
-
-    def forward(self, network: TaskwiseNetwork, read: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, network: TaskwiseNetwork, encoder: TaskwiseNetwork, read: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Weight ``(T, C, D)`` and bias ``(T, C)`` of T tasks.
 
         Args:
             network: what makes the features, in evaluation mode.
+            encoder: what never changes.
             read: what the encoder makes of the support samples, ``(T, N, E)``.
             targets: ``(T, N, C)``.
 
         Raises:
             InputError: where neither samples nor features of them are there.
         """
-        self._refresh(network)
+        self._refresh(network, encoder)
         means, _ = class_means(F.normalize(read, dim=-1), targets)
         likeness = F.normalize(means, dim=-1) @ F.normalize(self.read, dim=-1).T.to(means.dtype)
         said = (_TEMPERATURE * likeness).softmax(1)  # (T, C, B)
@@ -94,11 +93,11 @@ class Distillation(nn.Module):
         return weight, -weight @ centre
 
     @torch.no_grad()
-    def _refresh(self, network: TaskwiseNetwork) -> None:
+    def _refresh(self, network: TaskwiseNetwork, encoder: TaskwiseNetwork) -> None:
         """Compute the features of the bank anew if the network has other weights than those that made them."""
         state = network.state_dict()
         if self.samples is not None and not _equal(state, self._made_by):
-            self.features = _features(network, self.samples)
+            self.features, self.read = _features(network, self.samples), _features(encoder, self.samples)
             self._made_by = {name: value.clone() for name, value in state.items()}
         if not self.features.any():
             raise InputError("expected the samples of the bank, got none; give bank=")

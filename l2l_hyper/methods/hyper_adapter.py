@@ -120,7 +120,7 @@ class HyperAdapter(Method):
     Raises:
         InputError: if the model has no final linear layer, or BatchNorm layers of a frozen encoder no averages; for
             ``generator="distilled"`` without a frozen encoder or a bank, with weights below the last layer that are the
-            task's own, or with statistics of a task's own; for a teacher without an encoder.
+            task's own, or with statistics of a task's own; for a bank without it; for a teacher without an encoder.
     """
 
     Options = HyperAdapterOptions
@@ -167,6 +167,8 @@ class HyperAdapter(Method):
         self.residual: Residual | Distillation | None = None
         if o.residual and o.generator == "distilled":
             self.residual, self.needs_every_class = self._distillation(bank), True
+        elif bank is not None or o.bank:
+            raise InputError("a bank is for generator='distilled'; leave out bank=, or give that generator")
         elif o.residual and o.generator != "distilled":
             self.residual = Residual(features, read, o.generator, **attention)
         self.controls = ("no residual", "another task's", "mean") if o.residual else ()
@@ -282,8 +284,8 @@ class HyperAdapter(Method):
         reason = ""
         if self.encoder is None or not self.encoder_is_frozen:
             reason = "a frozen encoder; give encoder="
-        elif self.body or self.iterative:
-            reason = "weights below the last layer that all tasks share; leave out generate= and gradient steps"
+        elif self.body or self.base_learner is None:
+            reason = "a base learner in closed form, and weights below it that all tasks share; leave out generate="
         elif any(m.mode != "running" for m in self.network.modules() if isinstance(m, EpisodicBatchNorm)):
             reason = "normalization by running averages, which tasks share; use normalization='running'"
         elif bank is None and not self.options.bank:
@@ -291,11 +293,7 @@ class HyperAdapter(Method):
         if reason or self.encoder is None:
             raise InputError(f"generator='distilled' needs {reason}")
         features, read = self.network.head.in_features, self.encoder.head.in_features
-        size = self.options.bank if bank is None else len(bank)
-        residual = Distillation(features, read, size)
-        if bank is not None:
-            residual.store(bank, self.encoder)
-        return residual
+        return Distillation(features, read, self.options.bank if bank is None else bank)
 
     def _generated(
         self, residual: Residual | Distillation, layer: LastLayer, seen: Pass, targets: Tensor, support: SupportSet
@@ -304,8 +302,7 @@ class HyperAdapter(Method):
         weight, bias, quadratic = layer
         read, scale = self._read(support), self.options.scale
         if isinstance(residual, Distillation):
-            assert read is not None
-            made = residual(self.network, read, targets)
+            made = residual(self.network, self.encoder, read, targets)
             return self.network.head_weights(*(scale * part for part in made)), weight.new_zeros(len(weight))
         own_bias = weight.new_zeros(weight.shape[:-1]) if bias is None else bias
         outputs = vmap(F.linear)(seen.features, weight, own_bias)
