@@ -37,7 +37,10 @@ _ORIGIN = "its outputs come from its last layer"
 _IN_TURN = "its tasks must go one after the other"
 
 # How torch's layers say that they cannot read an input.
-_UNREADABLE = ("same dtype", "scalar type", "nput type", "shapes cannot be multiplied", "xpected input", "(unbatched)", "channels")
+_UNREADABLE = (
+    *("same dtype", "scalar type", "nput type", "shapes cannot be multiplied", "xpected input", "(unbatched)"),
+    "channels",
+)
 
 
 class TaskwiseNetwork(nn.Module):
