@@ -28,6 +28,17 @@ def small_network(ways: int = WAYS) -> nn.Sequential:
     )
 
 
+def larger() -> nn.Sequential:
+    """An encoder for the samples of small networks, with running averages."""
+    torch.manual_seed(7)
+    network = nn.Sequential(
+        nn.Conv2d(1, 12, 3, stride=2), nn.BatchNorm2d(12), nn.ReLU(), nn.Flatten(), nn.Linear(108, 9)
+    ).double()
+    with torch.no_grad():
+        network(torch.randn(20, 1, 8, 8, dtype=torch.double))
+    return network
+
+
 def small_episodes(ways: int = WAYS, shots: int = SHOTS, tasks: int = TASKS, *, seed: int = 2) -> Episodes:
     """Episodes whose classes differ by a mean image of their own."""
     generator = torch.Generator().manual_seed(seed)

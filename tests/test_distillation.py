@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_methods import small_episodes, small_network
-from test_encoder import larger
+from helpers_methods import larger, small_episodes, small_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
@@ -200,7 +199,8 @@ def test_in_the_place_of_maml() -> None:
     losses = []
     for _ in range(20):
         task = learner.clone()
-        task.adapt(loss(task(episode.support[0]), episode.support_labels[0]))
+        with pytest.warns(UserWarning, match="call eval"):
+            task.adapt(loss(task(episode.support[0]), episode.support_labels[0]))
         losses.append(loss(task(episode.query[0]), episode.query_labels[0]))
         optimizer.zero_grad()
         losses[-1].backward()

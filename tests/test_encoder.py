@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from helpers_methods import small_episodes, small_network
+from helpers_methods import larger, small_episodes, small_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,16 +15,6 @@ from l2l_hyper.data.episode import Episodes
 from l2l_hyper.functional import convert_norm
 from l2l_hyper.methods import METHODS
 from l2l_hyper.methods.taskwise import class_means
-
-
-def larger() -> nn.Sequential:
-    torch.manual_seed(7)
-    network = nn.Sequential(
-        nn.Conv2d(1, 12, 3, stride=2), nn.BatchNorm2d(12), nn.ReLU(), nn.Flatten(), nn.Linear(108, 9)
-    ).double()
-    with torch.no_grad():
-        network(torch.randn(20, 1, 8, 8, dtype=torch.double))  # gives it running averages
-    return network
 
 
 def noisy(module: nn.Module) -> nn.Module:

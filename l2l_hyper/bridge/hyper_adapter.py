@@ -48,7 +48,8 @@ class HyperAdapter(Learner):
         generate: shell patterns of the weights that are generated besides the last layer, such as ``["features.*"]``.
         encoder: a larger network that reads the support set besides ``model``; queries never pass through it.
         bank: samples of training classes ``(B, *)`` for ``generator="distilled"``, see
-            :mod:`l2l_hyper.methods.distillation`.
+            :mod:`l2l_hyper.methods.distillation`.  That generates in evaluation mode alone: a script has to call
+            ``eval()`` before it tests, and a warning says so.
         head: name of the last layer, for a network whose forward pass does not tell which ``nn.Linear`` that is; an
             error then says so.
         **options: of :class:`~l2l_hyper.methods.hyper_adapter.HyperAdapterOptions`: ``base_learner``, ``linear_map``,
@@ -123,6 +124,14 @@ class HyperAdapter(Learner):
             )
         super().__init__(method, allow_nograd=allow_nograd)
         self.lr = lr
+
+    def before_adapting(self) -> None:
+        """Warn where a generator makes nothing in training mode."""
+        if self.training and self.method.options.generator == "distilled" and self.method.options.residual:
+            warnings.warn(
+                "in training mode generator='distilled' generates nothing; call eval() on the learner before its test",
+                stacklevel=3,
+            )
 
     @property
     def first_order(self) -> bool:

@@ -179,6 +179,7 @@ class Learner(nn.Module):
                 one, or on more than the outputs; if it is not finite or does not show the labels; if labels lie outside
                 the ways, or a class has no sample.
         """
+        self.before_adapting()
         if (loss is None) == (support is None):
             raise InputError(f"adapt needs a loss or support=(x, y), got {'neither' if loss is None else 'both'}")
         if self._iterative:
@@ -233,8 +234,12 @@ class Learner(nn.Module):
         """
         return 0.0 if self._adapted is None else torch.as_tensor(self.method.penalty(self._adapted)).sum()
 
+    def before_adapting(self) -> None:
+        """What a kind of learner looks at before it adapts."""
+
     def adapt_tasks(self, support: Tensor, labels: Tensor, *, ways: int | None = None) -> Any:
         """Adapt to T tasks at once, from samples ``(T, N, *)`` and classes ``(T, N)`` or values ``(T, N, C)``."""
+        self.before_adapting()
         of_values = labels.is_floating_point()
         ways = None if of_values else self._ways if ways is None else ways
         whole = SupportSet(support, labels, ways, squared_error if of_values else cross_entropy)

@@ -70,7 +70,7 @@ class HyperAdapterOptions(Options):
         bank: training samples that are stored for ``generator="distilled"``, see :class:`HyperAdapter`.
         teacher: weight in the loss of the divergence of the predictions of training queries from the encoder's, as in
             :mod:`~l2l_hyper.methods.distilled_protonet`.
-        scale: s, the size of Δ in units of the base learner's weights.
+        scale: s, the size of Δ in units of the base learner's weights; for "distilled" a factor, 2 in the benchmarks.
         penalty: γ, the weight of the mean square of sΔ in the loss.
         width: width of the attention, or of the hidden layer.
         blocks: blocks of attention.
@@ -108,7 +108,8 @@ class HyperAdapter(Method):
         model: the network; its last layer must be an ``nn.Linear``.
         options: see :class:`HyperAdapterOptions`.
         encoder: a network of any size whose features (the inputs of its last ``nn.Linear``) of the support set Δ reads
-            besides those of ``model``; queries never pass through it, so what is deployed stays as small as ``model``.
+            besides those of ``model``; queries never pass through it, except in training for a teacher, so what is
+            deployed stays as small as ``model``.
             If none of its parameters requires a gradient it is frozen and stays in evaluation mode; its BatchNorm
             layers then need running averages.
         bank: samples of training classes ``(B, *)`` for ``generator="distilled"``.  A method whose weights are loaded
