@@ -244,7 +244,8 @@ def test_a_row_of_a_comparison_is_trained_stopped_loaded_and_tested(tmp_path: Pa
         "hyper-adapter": {"generator": "distilled", "encoder": "protonet", "bank": 60, "scale": 1.0},
     }
     plan: dict[str, Any] = {
-        "backbone": "mlp",
+        "backbone": "conv4",
+        "channels": 4,
         "normalization": "running",
         "iterations": 4,
         "validate_every": 2,
@@ -260,6 +261,8 @@ def test_a_row_of_a_comparison_is_trained_stopped_loaded_and_tested(tmp_path: Pa
         if r.run.method == "hyper-adapter"
     )
     learner = load(tmp_path / "checkpoints" / "hyper-adapter-seed0.safetensors")
+    averages = [value for name, value in learner.method.state_dict().items() if name.endswith("running_mean")]
+    assert averages and all(value.any() for value in averages)
     assert learner.method.residual.samples is None and learner.method.residual.features.shape[0] == 60
     scores = evaluate(learner, "glyphs", ways=5, shots=1, queries=record.run.experiment.queries, test_episodes=5)
     assert scores.tolist() == pytest.approx(record.scores)

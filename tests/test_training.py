@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers_methods import small_episodes, small_method
 from helpers_training import Killed, Poisoned, kill_at, train, without_times
 from torch import nn
 
@@ -17,6 +18,7 @@ from l2l_hyper.data import Episodes, get_tasksets
 from l2l_hyper.experiment.checkpoint import load_checkpoint
 from l2l_hyper.experiment.config import Experiment, Run
 from l2l_hyper.experiment.memory import tasks_at_once
+from l2l_hyper.experiment.trial import count_generated
 from l2l_hyper.methods import METHODS, ProtoNet
 
 EXPERIMENT = Experiment(
@@ -192,3 +194,11 @@ def test_half_widths_are_those_of_student(tmp_path: Path) -> None:
     assert first["half_width"] > 0
     one = replace(EXPERIMENT, validation_episodes=1)
     assert train(Run(experiment=one, method="protonet"), tmp_path / "one")["validation"][-1]["half_width"] is None
+
+
+@pytest.mark.parametrize("name", ["hyper-adapter", "protonet", "maml"])
+def test_counting_what_is_generated_moves_no_running_average(name: str) -> None:
+    method = small_method(name, normalization="running").train()
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    count_generated(method, next(small_episodes().split(1)))
+    assert method.training and all(torch.equal(value, before[key]) for key, value in method.state_dict().items())

@@ -66,7 +66,10 @@ def require_contract(method: Method, name: str, episode: Episodes) -> None:
 @torch.no_grad()
 def count_generated(method: Method, episode: Episodes) -> int:
     """Numbers that adaptation gives a task of its own: its weights, or else every floating-point tensor it returns."""
+    was_training = method.training
+    method.eval()  # moves no running average
     adapted = method.adapt(episode.support_set)
+    method.train(was_training)
     return _numbers([task for task, _ in adapted] if isinstance(method, OneByOne) else adapted) // len(episode)
 
 
