@@ -54,8 +54,8 @@ SMALL = {
     "torchrun": f"{FEW} --seeds 0",
     "python benchmarks/study.py": f"{LITTLE} --queries 5 --class-batch 8 --device cpu --methods protonet",
     "python benchmarks/swapped_scripts.py": "num_iterations=1 meta_batch_size=1 --out runs/swapped-scripts",
-    "python -m benchmarks.uses.architectures": "--device cpu --ranked 2 --outside 2 --pool 3 --steps 1 --candidates 2 "
-    "--epochs 1 --tuning [1] --batch 3 --classes 2",
+    "python -m benchmarks.uses.architectures": "--device cpu --ranked 2 --outside 2 --pool 3 --steps 1 --images 3 "
+    "--candidates 2 --epochs 1 --tuning [1] --batch 3 --classes 2",
     "python -m benchmarks.uses.compression": "--device cpu --seeds 0 --channels 8 --blocks 1 --budgets [800] "
     "--ratios [2.0] --rates [0.01] --rate-epochs 1 --epochs 1 --tuning-epochs 1 --batch 3 --classes 2",
     "python -m benchmarks.uses.continual": "--seeds 0 --iterations 2 --permutations 2 --hidden 8",

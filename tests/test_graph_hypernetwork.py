@@ -182,7 +182,16 @@ def test_study_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pixels = torch.randint(256, (80, 3, 8, 8), dtype=torch.uint8)
     monkeypatch.setattr(study, "cifar100", lambda *_: Images(pixels, labels, pixels, labels, 2))
     monkeypatch.setattr(study, "draw", lambda rng, **_: draw(rng, (4,), (1, 1)))
-    options = {"ranked": 2, "outside": 1, "pool": 2, "steps": 2, "epochs": 1, "tuning": (1,), "candidates": 2}
+    options = {
+        "ranked": 2,
+        "outside": 1,
+        "pool": 2,
+        "steps": 2,
+        "images": 3,
+        "epochs": 1,
+        "tuning": (1,),
+        "candidates": 2,
+    }
     for part in (1, 2):
         settings = study.Settings(task="train", part=part, parts=2, batch=6, classes=2, **options)
         result = study.run(settings, 0, torch.device("cpu"))
@@ -190,7 +199,7 @@ def test_study_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (tmp_path / f"train-{part}").mkdir()
         (tmp_path / f"train-{part}" / "seed0.json").write_text(json.dumps({"result": result}))
     result = study.run(study.Settings(batch=6, classes=2, **options), 0, torch.device("cpu"))
-    assert result["steps"] == 2 and len(result["rows"]) == 4 and len(result["tuned"]) == 4
+    assert len(result["rows"]) == 4 and len(result["tuned"]) == 4
     study.report([{"settings": {"task": "generate"}, "result": json.loads(json.dumps(result))}] * 2, tmp_path)
     text = (tmp_path / "results.md").read_text()
     assert text.count("| generated ") == 4 and text.count("| short training ") == 4

@@ -16,7 +16,6 @@ import math
 import random
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,16 +48,16 @@ class Settings:
         ranked: architectures of the space in the ranking.
         outside: deeper ones in the ranking, and as many wider ones.
         pool: other architectures, on which the hypernetwork is trained.
-        steps: of the hypernetwork's training at most.
-        seconds: of the hypernetwork's training at most.
+        steps: of the hypernetwork's training.
         meta_batch: architectures of a step.
+        images: of each of these architectures in a step.
         generator_lr: Adam's rate for the hypernetwork.
         lr: Adam's rate for architectures.
         epochs: passes over the training images for each architecture.
         short: the same in the short training that competes.
         tuning: passes over the training images, of training from generated weights and from default ones.
         candidates: new architectures; the best on validation images by generated weights is trained.
-        batch: images of a step.
+        batch: images of a step of an architecture's training.
         classes: of CIFAR-100.
     """
 
@@ -68,10 +67,10 @@ class Settings:
     ranked: int = 36
     outside: int = 4
     pool: int = 400
-    steps: int = 6000
-    seconds: float = 180.0
+    steps: int = 4000
     meta_batch: int = 2
-    generator_lr: float = 0.001
+    images: int = 64
+    generator_lr: float = 0.003
     lr: float = 0.005
     epochs: int = 10
     short: int = 1
@@ -127,17 +126,15 @@ class Prepared:
         return accuracy(lambda x: call(self.model.train(), self.places, weights, x), images)
 
 
-def fit_generator(settings: Settings, images: Images, rng: random.Random) -> tuple[GraphHyperNetwork, int]:
-    """A graph hypernetwork trained on architectures that are not ranked, a few in each step, and how many steps."""
+def fit_generator(settings: Settings, images: Images, rng: random.Random) -> GraphHyperNetwork:
+    """A graph hypernetwork trained on architectures that are not ranked, a few in each step."""
     device, skipped = images.x.device, {architecture for _, architecture in ranked(settings)}
     drawn = [a for a in (draw(rng) for _ in range(settings.pool)) if a not in skipped]
     pool = [Prepared(a, settings.classes, device) for a in drawn]
     hyper = GraphHyperNetwork().to(device)
     optimizer = torch.optim.Adam(hyper.parameters(), settings.generator_lr, fused=device.type == "cuda")
-    batches = images.batches(settings.batch, math.ceil(settings.steps / (len(images.y) // settings.batch)))
-    start, done, step = time.monotonic(), 0.0, 0
-    while done < 1:
-        x, y = next(batches)
+    batches = images.batches(settings.images, math.ceil(settings.steps / (len(images.y) // settings.images)))
+    for step, (x, y) in enumerate(itertools.islice(batches, settings.steps), 1):
         x = x.contiguous(memory_format=torch.channels_last)
         for network in rng.sample(pool, settings.meta_batch):
             weights = hyper(network.graph)
@@ -146,20 +143,19 @@ def fit_generator(settings: Settings, images: Images, rng: random.Random) -> tup
             (loss / settings.meta_batch).backward()
         nn.utils.clip_grad_norm_(hyper.parameters(), 5.0)
         # The rate rises for a tenth of the training and falls by a cosine.
+        done = (step - 1) / settings.steps
         optimizer.param_groups[0]["lr"] = settings.generator_lr * min(1, 10 * done) * (1 + math.cos(math.pi * done)) / 2
         optimizer.step()
         optimizer.zero_grad()
-        step += 1
-        done = max(step / settings.steps, (time.monotonic() - start) / settings.seconds)
         if step % 200 == 0:
             print(f"step {step}, loss {loss.item():.3f}", file=sys.stderr)
-    return hyper, step
+    return hyper
 
 
 def generate(settings: Settings, images: Images, seed: int, device: torch.device) -> dict[str, Any]:
     """Accuracy with generated weights, with those of the controls, and after training from generated weights."""
     rng, validation = random.Random(1 + seed), images.validation()
-    hyper, steps = fit_generator(settings, validation, rng)
+    hyper = fit_generator(settings, validation, rng)
     rows, tuned = [], []
     training: dict[str, Any] = {"batch": settings.batch, "lr": settings.lr}
     for number, (group, architecture) in enumerate(ranked(settings)):
@@ -188,7 +184,7 @@ def generate(settings: Settings, images: Images, seed: int, device: torch.device
         best = max(candidates, key=lambda network: network.accuracy(hyper(network.graph), validation))
     chosen = fit(build(best.architecture, settings.classes), images, epochs=settings.epochs, **training)
     found = {"architecture": asdict(best.architecture), "trained": accuracy(chosen, images)}
-    return {"steps": steps, "rows": rows, "tuned": tuned, "chosen": found}
+    return {"rows": rows, "tuned": tuned, "chosen": found}
 
 
 def run(settings: Settings, seed: int, device: torch.device) -> dict[str, Any]:
