@@ -115,6 +115,10 @@ def test_study_of_forgetting(tmp_path: Path) -> None:
     assert torch.equal(first.test[0].sort(1).values, second.test[0].sort(1).values)
     assert not torch.equal(first.test[0], second.test[0])
 
+    inner = first.validation()
+    both = torch.cat([inner.train[0], inner.test[0]])
+    assert torch.equal(both.unique(dim=0), first.train[0].unique(dim=0)) and len(both) == len(first.train[0])
+
     after = [{"task known": [1.0]}, {"task known": [0.75, 1.0]}, {"task known": [0.5, 0.5, 0.8]}]
     assert study.final_and_forgetting(after, "task known") == pytest.approx((0.6, 0.5))
 
