@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 import l2l_hyper
-from l2l_hyper import InputError
+from l2l_hyper import InputError, cli
 from l2l_hyper.backbones.conv4 import conv4
 from l2l_hyper.backbones.mlp import mlp
 from l2l_hyper.data import ACCURACY, Episodes, get_tasksets
 from l2l_hyper.experiment.checkpoint import checkpoint_path, load_checkpoint
 from l2l_hyper.experiment.evaluation import evaluate_on
-from l2l_hyper.experiment.records import Record
+from l2l_hyper.experiment.records import Record, read_records
 from l2l_hyper.experiment.trial import multiply_adds_per_query
 from l2l_hyper.methods import METHODS
 
@@ -78,6 +78,10 @@ def test_a_row_starts_from_the_network_of_another(tmp_path: Path) -> None:
         torch.testing.assert_close(weights[0][name], weights[1][name])
     file = checkpoint_path(tmp_path, first.run)
     assert second.result.pretrained == hashlib.sha256(file.read_bytes()).hexdigest()
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", str(checkpoint_path(tmp_path, second.run)), "--out", str(tmp_path / "again")])
+    (again,) = read_records(tmp_path / "again")
+    assert again.result.pretrained == second.result.pretrained and again.scores.tolist() == second.scores.tolist()
 
 
 def test_an_unknown_option_of_a_rows_backbone_is_named() -> None:

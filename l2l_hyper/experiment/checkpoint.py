@@ -58,6 +58,7 @@ class State:
         validation: one point per look.
         best: the point of the selected weights.
         window: loss and score of each iteration since the last look.
+        pretrained: SHA-256 of the file of the weights that training started from, if there was one.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
@@ -69,6 +70,7 @@ class State:
     validation: list[Point] = field(default_factory=list)
     best: Point | None = None
     window: list[tuple[float, float]] = field(default_factory=list)
+    pretrained: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -104,13 +103,13 @@ class Testing:
         losses, scores = torch.cat([first.losses, rest.losses]), torch.cat([first.scores, rest.scores])
         return Measured(losses, scores, first.bins + rest.bins, first.controls)
 
-    def result(self, state: State, shots_tested: Sequence[int], **origin: Any) -> Result:
+    def result(self, state: State, shots_tested: Sequence[int], *, trained_on: str | None = None) -> Result:
         """What the method reaches on the test episodes, and what its training took.
 
         Args:
             state: how it was trained.
             shots_tested: with how many support samples per class to test.
-            origin: further fields of the result, on where its weights come from.
+            trained_on: the tasksets of the training, where they are not those of the test.
 
         Raises:
             InputError: for a score that is not finite.
@@ -166,5 +165,6 @@ class Testing:
                 for shots, of in measured.items()
             ],
             controls=controls,
-            **origin,
+            pretrained=state.pretrained,
+            trained_on=trained_on,
         )

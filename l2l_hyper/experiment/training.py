@@ -126,14 +126,14 @@ class _Training:
         last = parts.tasksets.test.batch([0], **tested_form(e, e.shots)).to(self.device)
         self.model = parts.model(run, first)
         start = parts.weights_of(run, "pretrained", folder) or e.pretrained
-        self.pretrained = read_pretrained(start, run.seed) if start else None
-        if self.pretrained is not None:
-            self.pretrained.load_backbone(self.model)
+        pretrained = read_pretrained(start, run.seed) if start else None
+        if pretrained is not None:
+            pretrained.load_backbone(self.model)
         self.method = method = parts.method(run, self.model, folder)
         if e.class_batch:
             attach_classifier(method, train, e.classifier)
-        if self.pretrained is not None:
-            self.pretrained.load_heads(method)
+        if pretrained is not None:
+            pretrained.load_heads(method)
         self.autocast = in_precision(e, self.device)
         with self.autocast:
             require_contract(method, run.method, first)
@@ -151,7 +151,8 @@ class _Training:
         averaged = None
         if e.average is not None:
             averaged = AveragedModel(method, multi_avg_fn=get_ema_multi_avg_fn(e.average), use_buffers=True)
-        self.learned, self.state = Learned(method, optimizer, averaged), State()
+        self.learned = Learned(method, optimizer, averaged)
+        self.state = State(pretrained=None if pretrained is None else pretrained.sha256)
         self.sample_shape, self.outputs = parts.form(first)
         self.unread: list[tuple[int, Tensor]] = []  # iterations whose loss and score may still be on their way
         self._load()
@@ -240,8 +241,7 @@ class _Training:
         """What the selected weights, which the method then has, reach on the test episodes, and what training took."""
         if self.learned.selected:
             self.method.load_state_dict(self.learned.selected)
-        sha256 = None if self.pretrained is None else self.pretrained.sha256
-        return self.testing.result(self.state, shots_tested, pretrained=sha256)
+        return self.testing.result(self.state, shots_tested)
 
     def _read(self) -> None:
         """Take losses and scores into the window; raise ``InputError`` at a loss that is not finite."""
