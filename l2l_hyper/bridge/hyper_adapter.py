@@ -47,9 +47,9 @@ class HyperAdapter(Learner):
             on the other queries.
         generate: shell patterns of the weights that are generated besides the last layer, such as ``["features.*"]``.
         encoder: a larger network that reads the support set besides ``model``; queries never pass through it.
-        bank: samples of training classes ``(B, *)`` for ``generator="distilled"``, see
-            :mod:`l2l_hyper.methods.distillation`.  That generates in evaluation mode alone: a script has to call
-            ``eval()`` before it tests, and a warning says so.
+        bank: samples of training classes ``(B, *)``, their labels unknown: the last layer repeats what ``encoder`` says
+            of them, see :mod:`l2l_hyper.methods.distillation`.  It does so in evaluation mode alone: a script has to
+            call ``eval()`` before it tests, and a warning says so.
         head: name of the last layer, for a network whose forward pass does not tell which ``nn.Linear`` that is; an
             error then says so.
         **options: of :class:`~l2l_hyper.methods.hyper_adapter.HyperAdapterOptions`: ``base_learner``, ``linear_map``,
@@ -126,11 +126,10 @@ class HyperAdapter(Learner):
         self.lr = lr
 
     def before_adapting(self) -> None:
-        """Warn where a generator makes nothing in training mode."""
-        if self.training and self.method.options.generator == "distilled" and self.method.options.residual:
+        """Warn where something is left out in training mode."""
+        if self.training and self.method.distillation is not None:
             warnings.warn(
-                "in training mode generator='distilled' generates nothing; call eval() on the learner before its test",
-                stacklevel=3,
+                "in training mode the bank is not used; call eval() on the learner before its test", stacklevel=3
             )
 
     @property

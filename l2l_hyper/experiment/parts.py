@@ -156,7 +156,7 @@ class Parts:
         if not isinstance(train, TensorTaskset):
             raise InputError(
                 f"bank={size} needs a training taskset that draws single samples, a TensorTaskset, got "
-                f"{type(train).__name__}; use bank=0 and another generator"
+                f"{type(train).__name__}; use bank=0"
             )
         return train.classified(range(size), seed=seed)[0].cpu()
 

@@ -7,15 +7,16 @@ which class of the task it is most alike,
           \bar g_k = \operatorname{mean}_{n: y_n = k} \frac{g(x_n)}{\lVert g(x_n) \rVert}.
 
 The layer that says the same from the features :math:`h_b` of the network that answers queries minimizes the mean
-divergence of :math:`\operatorname{softmax}(\Delta \tilde h_b + a)` from :math:`p_b`, with the mean over the bank taken
-off the features, and :math:`a_k` the logarithm of the mean of :math:`p_{bk}`.  From :math:`\Delta = 0` it is found by
+divergence of :math:`\operatorname{softmax}(V \tilde h_b + a)` from :math:`p_b`, with the mean over the bank taken
+off the features, and :math:`a_k` the logarithm of the mean of :math:`p_{bk}`.  From :math:`V = 0` it is found by
 eight steps with a bound of the curvature that all tasks have in common (Böhning 1992), so one inverse serves all:
 
-.. math:: \Delta \leftarrow \Delta + 2\,\bigl(P - \operatorname{softmax}(\tilde H \Delta^\top + a)\bigr)^\top \tilde H\,
+.. math:: V \leftarrow V + 2\,\bigl(P - \operatorname{softmax}(\tilde H V^\top + a)\bigr)^\top \tilde H\,
           \bigl(\tilde H^\top \tilde H + \lambda v B\,I\bigr)^{-1}
 
-with v the mean variance of a feature.  The first step is a ridge regression.  Nothing of it is learned, and no label of
-the bank is read.  In training Δ is left out: there the bank has the very classes of the episodes, which no test has.
+with v the mean variance of a feature.  The first step is a ridge regression.  The last layer of the method gains 2V.
+Nothing of it is learned, and no label of the bank is read.  In training it is left out: there the bank has the very
+classes of the episodes, which no test has.
 
 After Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531, where a
 network is trained to repeat the outputs of another one; here a last layer is, for each task.
@@ -35,12 +36,12 @@ from .taskwise import TaskwiseNetwork, class_means
 
 __all__ = ["Distillation"]
 
-_TEMPERATURE, _RIDGE, _STEPS = 15.0, 0.1, 8  # τ and λ; chosen on validation classes of CIFAR-FS
+_TEMPERATURE, _RIDGE, _STEPS, _FACTOR = 15.0, 0.1, 8, 2.0  # τ, λ; all chosen on validation classes of CIFAR-FS
 _READ_AT_ONCE = 256
 
 
 class Distillation(nn.Module):
-    """Δ of a last layer, and the bank.
+    """The last layer 2V, and the bank.
 
     What both networks make of the bank are buffers: saved and loaded with the method, constants for gradients, and in
     the place of the samples where these are not there.
@@ -90,7 +91,7 @@ class Distillation(nn.Module):
         for _ in range(_STEPS):
             answered = (weight @ h.T + start).softmax(1)
             weight = weight + 2 * (said - answered) @ h @ inverse
-        return weight, -weight @ centre
+        return _FACTOR * weight, -_FACTOR * weight @ centre
 
     @torch.no_grad()
     def _refresh(self, network: TaskwiseNetwork, encoder: TaskwiseNetwork) -> None:

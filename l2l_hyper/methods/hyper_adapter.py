@@ -18,6 +18,8 @@ layer, with its bias, is
   features of the task: whoever multiplies one or the other by a number changes nothing.
 - **Length.**  For features of unit length, as those of "cosine", a row keeps the length that the base learner gives it:
   Δ turns it and nothing else.
+- **Bank.**  With ``bank`` and a frozen encoder W gains, in a test, the last layer of
+  :mod:`~l2l_hyper.methods.distillation` too, which repeats what the encoder says of stored samples.
 - **Scale** s = 0.2, and **penalty**: the loss of each task gains :math:`\gamma\,\operatorname{mean}(s\Delta)^2`, the
   weight and the bias each for itself, with γ = 1.
 
@@ -27,6 +29,7 @@ number of ways and shots will do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -50,6 +53,12 @@ from .taskwise import Adapted, Pass, TaskwiseNetwork, linear_map
 
 __all__ = ["HyperAdapter", "HyperAdapterOptions", "Residual"]
 
+_CONTROLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "no residual": lambda own: 0 * own,
+    "another task's": lambda own: own.roll(1, 0),
+    "mean": lambda own: own.mean(0, keepdim=True),
+}
+
 BaseLearnerName = Literal["gaussian", "prototype", "cosine", "ridge", "gradient", "own"]
 
 
@@ -62,15 +71,15 @@ class HyperAdapterOptions(Options):
             "gradient" for gradient steps from the network's own weights, as MAML takes them; "own" for those weights.
         linear_map: whether the closed form reads the support features through a learned linear map, at first identity.
         residual: whether there is Δ at all.
-        generator: what makes Δ: "attention"; "linear" for one linear map of the class means; "mlp" for a perceptron
-            with one hidden layer, which reads the class means and the base learner's rows; or "distilled" for what the
-            encoder says of stored samples, see :mod:`~l2l_hyper.methods.distillation`; in training it makes none.
+        generator: what makes Δ: "attention"; "linear" for one linear map of the class means; or "mlp" for a perceptron
+            with one hidden layer, which reads the class means and the base learner's rows.
         encoder: a network that reads the support set besides the network itself, see :class:`HyperAdapter`: an earlier
             row of the comparison, or a checkpoint, in whose path ``{seed}`` stands for the training seed.
-        bank: training samples that are stored for ``generator="distilled"``, see :class:`HyperAdapter`.
+        bank: how many training samples are stored; with any, what the encoder says of them is added in a test, see
+            :mod:`~l2l_hyper.methods.distillation`.
         teacher: weight in the loss of the divergence of the predictions of training queries from the encoder's, as in
             :mod:`~l2l_hyper.methods.distilled_protonet`.
-        scale: s, the size of Δ in units of the base learner's weights; for "distilled" a factor, 2 in the benchmarks.
+        scale: s, the size of Δ in units of the base learner's weights.
         penalty: γ, the weight of the mean square of sΔ in the loss.
         width: width of the attention, or of the hidden layer.
         blocks: blocks of attention.
@@ -85,7 +94,7 @@ class HyperAdapterOptions(Options):
     base_learner: BaseLearnerName = "cosine"
     linear_map: bool = False
     residual: bool = True
-    generator: Generator | Literal["distilled"] = "attention"
+    generator: Generator = "attention"
     encoder: str = ""
     bank: Natural = 0
     teacher: NonNegative = 0.0
@@ -112,16 +121,17 @@ class HyperAdapter(Method):
             deployed stays as small as ``model``.
             If none of its parameters requires a gradient it is frozen and stays in evaluation mode; its BatchNorm
             layers then need running averages.
-        bank: samples of training classes ``(B, *)`` for ``generator="distilled"``.  A method whose weights are loaded
-            and stay as they are can do without them.
+        bank: samples of training classes ``(B, *)``, their labels unknown, of which the frozen encoder says in a test
+            what the last layer then repeats, see :mod:`~l2l_hyper.methods.distillation`.  A method whose weights are
+            loaded and stay as they are can do without them.
         head: name of the last layer, see :class:`~l2l_hyper.methods.taskwise.TaskwiseNetwork`.
         first_order: whether gradients taken on the support set are constants.
         allow_unused: whether generated weights on which the outputs do not depend are accepted.
 
     Raises:
-        InputError: if the model has no final linear layer, or BatchNorm layers of a frozen encoder no averages; for
-            ``generator="distilled"`` without a frozen encoder or a bank, with weights below the last layer that are the
-            task's own, or with statistics of a task's own; for a bank without it; for a teacher without an encoder.
+        InputError: if the model has no final linear layer, or BatchNorm layers of a frozen encoder no averages; for a
+            bank without a frozen encoder, with weights below the last layer that are the task's own, or with statistics
+            of a task's own; for a teacher without an encoder.
     """
 
     Options = HyperAdapterOptions
@@ -165,14 +175,11 @@ class HyperAdapter(Method):
         elif o.teacher:
             raise InputError(f"expected an encoder for teacher={o.teacher}, got none; give encoder=")
         read = 0 if self.encoder is None else self.encoder.head.in_features
-        self.residual: Residual | Distillation | None = None
-        if o.residual and o.generator == "distilled":
-            self.residual, self.needs_every_class = self._distillation(bank), True
-        elif bank is not None or o.bank:
-            raise InputError("a bank is for generator='distilled'; leave out bank=, or give that generator")
-        elif o.residual and o.generator != "distilled":
-            self.residual = Residual(features, read, o.generator, **attention)
-        self.controls = ("no residual", "another task's", "mean") if o.residual else ()
+        self.residual = Residual(features, read, o.generator, **attention) if o.residual else None
+        self.distillation = None
+        if bank is not None or o.bank:
+            self.distillation, self.needs_every_class = self._distillation(bank), True
+        self.controls = tuple(_CONTROLS) if o.residual or self.distillation is not None else ()
         shapes = {name: own.shape for name, own in self.network.module.named_parameters() if name in self.body}
         self.modulation = Modulation(features, shapes, o.modulation, **attention) if o.residual and shapes else None
 
@@ -232,12 +239,13 @@ class HyperAdapter(Method):
                         make = self.base_learner if support.ways is not None else self.base_learner.of_values
                         layer = make(self.linear_map(seen.features), targets)
                     head = self.network.head_weights(*layer)
-                    distilled = isinstance(self.residual, Distillation)
-                    if self.residual is not None and not (distilled and self.training):
-                        added, of_head = self._generated(self.residual, layer, seen, targets, support)
-                        sums = {name: (head[name], of) for name, of in added.items()}
-                        head = {**head, **{name: self._sum(*of) for name, of in sums.items()}}
-                        penalty = penalty + of_head
+                    encoded = self._read(support)
+                    learned, of_head = self._learned(layer, seen, encoded, targets, support)
+                    distilled = self._distilled(encoded, targets)
+                    penalty = penalty + of_head
+                    added = {**learned, **distilled}
+                    sums = {name: (head[name], learned.get(name), distilled.get(name)) for name in added}
+                    head = {**head, **{name: self._sum(*parts) for name, parts in sums.items()}}
                 weights = {**weights, **head}
             if self.iterative and self.body and seen.statistics:  # the queries meet those of the adapted network
                 seen = self.network(support.x, weights, track=track)
@@ -251,9 +259,9 @@ class HyperAdapter(Method):
     def controlled(self, adapted: Adapted, control: str) -> Adapted:
         """The last layer with another residual: none, that of the next task, or the mean of all T tasks."""
         weights = dict(adapted.weights)
-        for name, (base, own) in adapted.sums.items():
-            others = {"no residual": 0 * own, "another task's": own.roll(1, 0), "mean": own.mean(0, keepdim=True)}
-            weights[name] = self._sum(base, others[control])
+        for name, (base, *added) in adapted.sums.items():
+            learned, distilled = (None if own is None else _CONTROLS[control](own) for own in added)
+            weights[name] = self._sum(base, learned, distilled)
         return replace(adapted, weights=weights)
 
     def penalty(self, adapted: Adapted) -> Tensor | float:
@@ -280,8 +288,13 @@ class HyperAdapter(Method):
             if part is not None:
                 part.compile(*args, **kwargs)
 
+    @property
+    def _distills(self) -> bool:
+        """Whether the bank is used; in training it has the very classes of the episodes, so it is not."""
+        return self.distillation is not None and not self.training
+
     def _distillation(self, bank: Tensor | None) -> Distillation:
-        """The closed form of ``generator="distilled"``, with its bank."""
+        """The closed form that repeats the encoder, with its bank."""
         reason = ""
         if self.encoder is None or not self.encoder_is_frozen:
             reason = "a frozen encoder; give encoder="
@@ -289,43 +302,46 @@ class HyperAdapter(Method):
             reason = "a base learner in closed form, and weights below it that all tasks share; leave out generate="
         elif any(m.mode != "running" for m in self.network.modules() if isinstance(m, EpisodicBatchNorm)):
             reason = "normalization by running averages, which tasks share; use normalization='running'"
-        elif bank is None and not self.options.bank:
-            reason = "stored samples; give bank="
         if reason or self.encoder is None:
-            raise InputError(f"generator='distilled' needs {reason}")
+            raise InputError(f"a bank needs {reason}")
         features, read = self.network.head.in_features, self.encoder.head.in_features
         return Distillation(features, read, self.options.bank if bank is None else bank)
 
-    def _generated(
-        self, residual: Residual | Distillation, layer: LastLayer, seen: Pass, targets: Tensor, support: SupportSet
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    def _learned(
+        self, layer: LastLayer, seen: Pass, read: Tensor | None, targets: Tensor, support: SupportSet
+    ) -> tuple[dict[str, Tensor], Tensor | float]:
         """sΔ by name, and the penalty."""
+        if self.residual is None:
+            return {}, 0.0
         weight, bias, quadratic = layer
-        read, scale = self._read(support), self.options.scale
-        if isinstance(residual, Distillation):
-            made = residual(self.network, self.encoder, read, targets)
-            return self.network.head_weights(*(scale * part for part in made)), weight.new_zeros(len(weight))
         own_bias = weight.new_zeros(weight.shape[:-1]) if bias is None else bias
         outputs = vmap(F.linear)(seen.features, weight, own_bias)
         if quadratic is not None:
             outputs = outputs + vmap(F.linear)(seen.features.square(), quadratic)
         predictions = outputs if support.ways is None else outputs.softmax(-1)
-        changes, units = residual(seen.features, read, targets, predictions, weight, own_bias)
-        of_weight, of_bias = (unit * scale * change for unit, change in zip(units, changes, strict=True))
+        changes, units = self.residual(seen.features, read, targets, predictions, weight, own_bias)
+        of_weight, of_bias = (unit * self.options.scale * change for unit, change in zip(units, changes, strict=True))
         added = self.network.head_weights(of_weight, None if bias is None else of_bias)
         return added, self._penalty(changes[0]) + self._penalty(changes[1])
 
-    def _sum(self, base: Tensor, added: Tensor) -> Tensor:
-        """B + sΔ; for features of unit length, what is learned turns rows that keep the length that B gives them."""
-        rows = base + added
-        turned = isinstance(self.residual, Residual) and rows.ndim == 3
-        if self.base_learner is None or not self.base_learner.unit_length or not turned:
-            return rows
-        return F.normalize(rows, dim=-1) * base.norm(dim=-1, keepdim=True)
+    def _distilled(self, read: Tensor | None, targets: Tensor) -> dict[str, Tensor]:
+        """The last layer that repeats what the encoder says of the bank, by name."""
+        if self.distillation is None or not self._distills:
+            return {}
+        return self.network.head_weights(*self.distillation(self.network, self.encoder, read, targets))
+
+    def _sum(self, base: Tensor, learned: Tensor | None, distilled: Tensor | None) -> Tensor:
+        """B + sΔ, which for features of unit length is turned to the length that B gives its rows; and the bank's."""
+        rows = base
+        if learned is not None:
+            rows = base + learned
+            if self.base_learner is not None and self.base_learner.unit_length and rows.ndim == 3:
+                rows = F.normalize(rows, dim=-1) * base.norm(dim=-1, keepdim=True)
+        return rows if distilled is None else rows + distilled
 
     def _read(self, support: SupportSet) -> Tensor | None:
-        """What the encoder makes of the support samples, ``(T, N, E)``."""
-        if self.encoder is None:
+        """What the encoder makes of the support samples, ``(T, N, E)``, where something reads it."""
+        if self.encoder is None or (self.residual is None and not self._distills):
             return None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
             return in_float32(self.encoder(support.x).features)

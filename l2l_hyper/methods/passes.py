@@ -56,21 +56,25 @@ class Adapted:
         statistics: mean and variance ``(T, channels)`` of the support set by name of the normalization layer.
         penalty: what the loss of each task gains, ``(T,)``.
         steps: how often the tasks were adapted.
-        sums: of the weights to which something generated was added, what they were and what was added.
+        sums: of the weights to which something was added, what they were, what was generated, and what was distilled.
     """
 
     weights: dict[str, Tensor]
     statistics: Statistics = field(default_factory=dict)
     penalty: Tensor | float = 0.0
     steps: int = 1
-    sums: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    sums: dict[str, tuple[Tensor, Tensor | None, Tensor | None]] = field(default_factory=dict)
 
     def converted(self, change: Callable[[Tensor], Tensor]) -> Adapted:
         """The same with every tensor changed."""
         statistics = {name: (change(mean), change(var)) for name, (mean, var) in self.statistics.items()}
         penalty = change(self.penalty) if isinstance(self.penalty, Tensor) else self.penalty
         weights = {name: change(w) for name, w in self.weights.items()}
-        sums = {name: (change(base), change(added)) for name, (base, added) in self.sums.items()}
+
+        def of(added: Tensor | None) -> Tensor | None:
+            return None if added is None else change(added)
+
+        sums = {name: (change(base), of(one), of(other)) for name, (base, one, other) in self.sums.items()}
         return Adapted(weights, statistics, penalty, self.steps, sums)
 
     def detached(self) -> Adapted:
