@@ -241,6 +241,14 @@ def test_evaluate_takes_from_the_training_what_is_not_given(out: Path, capsys: p
     assert "glyphs, 3-way 2-shot, 2 queries per class; 6 test episodes" in screen and "trained on" not in screen
 
 
+def test_a_record_of_evaluate_stands_beside_those_of_the_training(out: Path, tmp_path: Path) -> None:
+    assert run("evaluate", checkpoint(out), "--out", tmp_path) == 0
+    (again,) = read_records(tmp_path)
+    others = [record for record in read_records(out) if record.run.method != "protonet"]
+    labels = [row.label for row in l2l_hyper.report.summarize([again, *others]).rows]
+    assert labels == [row.label for row in l2l_hyper.report.summarize(read_records(out)).rows]
+
+
 def test_pixels_are_scaled_as_in_the_training(out: Path) -> None:
     trained = load_checkpoint(checkpoint(out))
     other = replace(trained.run.experiment, tasksets="mini-imagenet")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Lt
@@ -77,6 +77,15 @@ class Experiment(Recipe):
         check_fields(self)
         if self.test_shots is not None and self.shots not in self.test_shots:
             raise InputError(f"test_shots must have shots, {self.shots}, among them, got {self.test_shots}")
+
+    def spelled_out(self) -> Experiment:
+        """The same with the ways, shots and queries of the training, also where they are those of the test."""
+        return replace(
+            self,
+            train_ways=self.train_ways or self.ways,
+            train_shots=self.train_shots or (self.shots,),
+            train_queries=self.train_queries or self.queries,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

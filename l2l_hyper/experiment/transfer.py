@@ -34,10 +34,8 @@ def transfer_plan(checkpoint: Checkpoint, changes: Mapping[str, Any]) -> Plan:
     On other tasksets than those of the training the method is called ``METHOD@TASKSETS-OF-THE-TRAINING``.
     """
     run = checkpoint.run
-    e = {field.name: getattr(run.experiment, field.name) for field in fields(Experiment)}
-    e["train_ways"] = e["train_ways"] or e["ways"]
-    e["train_shots"] = e["train_shots"] or (e["shots"],)
-    e["train_queries"] = e["train_queries"] or e["queries"]
+    trained = run.experiment.spelled_out()
+    e = {field.name: getattr(trained, field.name) for field in fields(Experiment)}
     if "shots" in changes:
         e["test_shots"] = None
     method = run.method

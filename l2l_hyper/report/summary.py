@@ -229,7 +229,7 @@ def _require_comparable(records: Sequence[Record]) -> None:
     first = records[0]
     for record in records:
         name, hashes = record.run.name, (record.result.manifest_hash, first.result.manifest_hash)
-        if record.run.experiment != first.run.experiment:
+        if record.run.experiment.spelled_out() != first.run.experiment.spelled_out():
             raise InputError(f"{name} and {first.run.name} are of two experiments: try a folder for each")
         if hashes[0] != hashes[1]:
             raise InputError(
