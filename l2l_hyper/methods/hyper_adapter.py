@@ -289,9 +289,9 @@ class HyperAdapter(Method):
                 part.compile(*args, **kwargs)
 
     @property
-    def _distills(self) -> bool:
-        """Whether the bank is used; in training it has the very classes of the episodes, so it is not."""
-        return self.distillation is not None and not self.training
+    def _bank_used(self) -> Distillation | None:
+        """None in training, where the bank has the very classes of the episodes."""
+        return None if self.training else self.distillation
 
     def _distillation(self, bank: Tensor | None) -> Distillation:
         """The closed form that repeats the encoder, with its bank."""
@@ -326,9 +326,8 @@ class HyperAdapter(Method):
 
     def _distilled(self, read: Tensor | None, targets: Tensor) -> dict[str, Tensor]:
         """The last layer that repeats what the encoder says of the bank, by name."""
-        if self.distillation is None or not self._distills:
-            return {}
-        return self.network.head_weights(*self.distillation(self.network, self.encoder, read, targets))
+        bank = self._bank_used
+        return {} if bank is None else self.network.head_weights(*bank(self.network, self.encoder, read, targets))
 
     def _sum(self, base: Tensor, learned: Tensor | None, distilled: Tensor | None) -> Tensor:
         """B + sΔ, which for features of unit length is turned to the length that B gives its rows; and the bank's."""
@@ -341,7 +340,7 @@ class HyperAdapter(Method):
 
     def _read(self, support: SupportSet) -> Tensor | None:
         """What the encoder makes of the support samples, ``(T, N, E)``, where something reads it."""
-        if self.encoder is None or (self.residual is None and not self._distills):
+        if self.encoder is None or (self.residual is None and self._bank_used is None):
             return None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
             return in_float32(self.encoder(support.x).features)
