@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 from torch.func import functional_call
 from uses import described as study
+from uses import families
 from uses.study import controls
 
 from l2l_hyper import InputError
@@ -176,13 +177,37 @@ def test_a_frozen_network_is_exported_to_onnx(tmp_path: Path) -> None:
 
 
 def test_tasks_are_what_their_descriptions_say() -> None:
-    tasks = study.mixture(2000, 4, torch.Generator().manual_seed(0))
+    tasks = families.mixture("test", 2000, 4, torch.Generator().manual_seed(0))
     assert tasks.z.mean(0).abs().max() < 0.1 and (tasks.z.std(0) - 1).abs().max() < 0.1
     kind, (a, b) = tasks.z[:, :3].argmax(1), (tasks.z[:, 3:] / 3**0.5).T
     amplitude, phase = 2.55 + 2.45 * a, torch.pi * (b + 1) / 2
     x = tasks.x[..., 0].T
     values = torch.stack([amplitude * torch.sin(x + phase), a * x + 2 * b, 0.2 * a * x**2 + 2 * b])
     torch.testing.assert_close(tasks.y[..., 0], values[:, :, torch.arange(2000)][kind, :, torch.arange(2000)])
+
+
+def test_characters_are_described_by_drawings_that_are_no_samples() -> None:
+    family = families.FAMILIES["glyphs"]
+    tasks = family.draw("test", 20, 10, torch.Generator().manual_seed(0))
+    embeddings, images = families.characters("glyphs")["test"]
+    for z, x, y in zip(*tasks, strict=True):
+        for way, embedding in enumerate(z.view(5, -1)):
+            (of_class,) = images[(embeddings == embedding).all(1)]
+            assert sorted(x[y == way].tolist()) == sorted(of_class.tolist())  # all but those of the embedding
+    support, (queries, labels) = family.support(tasks, 2), family.queries_of(tasks, 5)
+    assert support.x.shape == (20, 10, 196) and queries.shape == (20, 25, 196)
+    assert support.y[3].bincount().tolist() == [2] * 5 and labels[3].bincount().tolist() == [5] * 5
+    (train, _), (test, _) = (families.characters("glyphs")[split] for split in ("train", "test"))
+    torch.testing.assert_close(train.mT @ train / len(train), torch.eye(16), atol=1e-4, rtol=0)
+    assert not (test.unsqueeze(1) == train).all(2).any()
+    taskset = families.get_tasksets("glyphs")[0]
+    drawn = taskset.episode(0, shots=10, queries=10, ways=taskset.num_classes)
+    errors = []
+    for x in (drawn.support, drawn.query):  # embeddings are a linear map of the means of the first ten, not of others
+        means = nn.functional.avg_pool2d(x[0], 2).view(-1, 10, 196).mean(1)
+        means = torch.cat([means, torch.ones(len(means), 1)], 1).double()
+        errors.append((means @ torch.linalg.lstsq(means, train.double()).solution - train).abs().max())
+    assert errors[0] < 1e-3 < 0.1 < errors[1]
 
 
 def test_controls_of_conditioning() -> None:
@@ -194,6 +219,15 @@ def test_controls_of_conditioning() -> None:
 
 TINY = ["--iterations", "2", "--rate-iterations", "1", "--test-tasks", "3", "--scratch-steps", "2", "--test-steps", "1"]
 TINY += ["--shots", "[1, 2]", "--rates", "[0.002]", "--maml-rates", "[0.01]", "--cavia-rates", "[0.01]"]
+
+
+def test_the_study_of_characters(tmp_path: Path) -> None:
+    arguments = ["--family", "glyphs", "--out", str(tmp_path), *TINY]
+    study.main(study.Settings, study.run, study.report, arguments)
+    table = (tmp_path / "results.md").read_text()
+    assert table.startswith("| error, %") and "2 shots" in table
+    errors = json.loads((tmp_path / "seed0.json").read_text())["result"]["errors"]
+    assert all(0 <= error <= 100 for of_shots in errors.values() for error in of_shots)
 
 
 def test_a_study_goes_on_and_never_mixes_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,9 +296,9 @@ def test_tables_of_the_page_are_those_of_the_records(family: str) -> None:
 
 def test_networks_from_scratch_are_trained_one_by_one() -> None:
     settings = study.Settings(scratch_steps=200, hidden=16)
-    tasks = study.sinusoids(3, 5, torch.Generator().manual_seed(0))
+    tasks = families.sinusoids("test", 3, 5, torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    fitted = study.from_scratch(settings, tasks.support(5), tasks.x)
+    fitted = study.from_scratch(settings, families.FAMILIES["sinusoids"].support(tasks, 5), tasks.x)
     assert squared_error(fitted, tasks.y).max() < 0.2 * tasks.y.square().mean()
 
 

@@ -19,14 +19,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from l2l_hyper import InputError
-from l2l_hyper.data import SupportSet, functions
-from l2l_hyper.data.episode import squared_error
+from l2l_hyper.data import SupportSet
 from l2l_hyper.functional import Generated
-from l2l_hyper.hypernet import DeepSets
 from l2l_hyper.methods.maml import MAML, MAMLOptions
 from l2l_hyper.report.style import WIDTH
 from l2l_hyper.uses import DescribedNetwork
 
+from .families import FAMILIES
 from .study import Record, controls, lines, main, markdown, save, spread
 
 
@@ -35,8 +34,10 @@ class Settings:
     """Settings of the study.
 
     Attributes:
-        family: "sinusoids", or "mixture" of sinusoids, lines and parabolas.
-        shots: numbers of support points; training takes one of them at random in each iteration.
+        family: "sinusoids", "mixture" of sinusoids, lines and parabolas, or the images of "glyphs" or "omniglot", five
+            classes per task.
+        shots: numbers of support points, per class in classification; training takes one of them at random in each
+            iteration.
         hidden: units of each of the two hidden layers.
         iterations: of meta-training, for each method.
         meta_batch: tasks per iteration.
@@ -53,7 +54,7 @@ class Settings:
         test_tasks: tasks that are tested, the same for all methods.
     """
 
-    family: Literal["sinusoids", "mixture"] = "sinusoids"
+    family: Literal["sinusoids", "mixture", "glyphs", "omniglot"] = "sinusoids"
     shots: tuple[int, ...] = (1, 2, 5, 10, 20)
     hidden: int = 40
     iterations: int = 3000
@@ -80,60 +81,26 @@ class Rates(NamedTuple):
     inner: float | None
 
 
-class Tasks(NamedTuple):
-    """Descriptions ``(T, Z)`` of mean 0 and variance 1, points ``(T, N, 1)`` and values ``(T, N, 1)``."""
-
-    z: Tensor
-    x: Tensor
-    y: Tensor
-
-    def support(self, shots: int) -> SupportSet:
-        return SupportSet(self.x[:, :shots], self.y[:, :shots], None, squared_error)
-
-
-def sinusoids(tasks: int, points: int, generator: torch.Generator) -> Tasks:
-    """Described by amplitude and phase."""
-    unit = torch.rand(tasks, 2, generator=generator)
-    x = 10 * torch.rand(tasks, points, 1, generator=generator) - 5
-    return Tasks(_standard(unit), x, functions.sinusoids(unit, x))
-
-
-def mixture(tasks: int, points: int, generator: torch.Generator) -> Tasks:
-    """A sinusoid, a line or a parabola, described by its kind as a one-hot vector and two parameters of the kind."""
-    kind = torch.randint(3, (tasks,), generator=generator)
-    unit = torch.rand(tasks, 2, generator=generator)
-    x = 10 * torch.rand(tasks, points, 1, generator=generator) - 5
-    one_hot = (nn.functional.one_hot(kind, 3) - 1 / 3) / (2**0.5 / 3)
-    values = functions.mixed(torch.cat([unit, (kind.unsqueeze(1) + 0.5) / 3], 1), x)
-    return Tasks(torch.cat([one_hot, _standard(unit)], -1), x, values)
-
-
-def _standard(unit: Tensor) -> Tensor:
-    """Uniform numbers from 0 to 1 with mean 0 and variance 1 instead."""
-    return (unit - 0.5) * 12**0.5
-
-
-FAMILIES: dict[str, Callable[[int, int, torch.Generator], Tasks]] = {"sinusoids": sinusoids, "mixture": mixture}
-
-
 def network(settings: Settings) -> nn.Sequential:
-    h = settings.hidden
-    return nn.Sequential(nn.Linear(1, h), nn.ReLU(), nn.Linear(h, h), nn.ReLU(), nn.Linear(h, 1))
+    family, h = FAMILIES[settings.family], settings.hidden
+    return nn.Sequential(
+        nn.Linear(family.inputs, h), nn.ReLU(), nn.Linear(h, h), nn.ReLU(), nn.Linear(h, family.outputs)
+    )
 
 
 def fit(method: Method, settings: Settings, seed: int, lr: float, iterations: int) -> Method:
     """Meta-train a method to adapt to support points and, where it infers z, with given descriptions as well."""
-    generator = torch.Generator().manual_seed(seed)
+    family, generator = FAMILIES[settings.family], torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(method.parameters(), lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     most = max(settings.shots)
     for _ in range(iterations):
-        tasks = FAMILIES[settings.family](settings.meta_batch, 2 * most, generator)
+        tasks = family.draw("train", settings.meta_batch, 2 * most, generator)
         shots = settings.shots[int(torch.randint(len(settings.shots), (), generator=generator))]
-        x, y = tasks.x[:, most:], tasks.y[:, most:]
-        loss = squared_error(method.predict(method.adapt(tasks.support(shots)), x), y).mean()
+        x, y = family.queries_of(tasks, most)
+        loss = family.loss(method.predict(method.adapt(family.support(tasks, shots)), x), y).mean()
         if infers(method):
-            loss = loss + squared_error(method(x, tasks.z), y).mean()
+            loss = loss + family.loss(method(x, tasks.z), y).mean()
         optimizer.zero_grad()
         loss.backward()
         if not nn.utils.clip_grad_norm_(method.parameters(), 10.0).isfinite():
@@ -154,14 +121,15 @@ def tuned(
 
     Rates at which the long training ends with an inner loop that diverges on a validation task give way to the next.
     """
-    most = max(settings.shots)
-    tasks = FAMILIES[settings.family](500, most + 100, torch.Generator().manual_seed(54321))
+    family, most = FAMILIES[settings.family], max(settings.shots)
+    tasks = family.draw("validation", 500, most + family.queries, torch.Generator().manual_seed(54321))
+    x, y = family.queries_of(tasks, most)
 
     def trained(rates: Rates, iterations: int) -> tuple[float, Method]:
         method = fit(make(rates.inner), settings, seed, rates.outer, iterations)
         with torch.no_grad():
-            adapted = [method.adapt(tasks.support(shots)) for shots in settings.shots]
-            found = statistics.mean(error(method.predict(a, tasks.x[:, most:]), tasks.y[:, most:]) for a in adapted)
+            adapted = [method.adapt(family.support(tasks, shots)) for shots in settings.shots]
+            found = statistics.mean(family.measure(method.predict(a, x), y) for a in adapted)
         print(f"{type(method).__name__}, {rates}, {iterations} iterations: {found:.4f}", file=sys.stderr)
         return found if math.isfinite(found) else math.inf, method
 
@@ -173,12 +141,8 @@ def tuned(
     raise InputError(f"no finite error on validation tasks at any of the rates {pairs}; try smaller ones")
 
 
-def error(outputs: Tensor, y: Tensor) -> float:
-    return float(squared_error(outputs, y).mean())
-
-
 def from_scratch(settings: Settings, support: SupportSet, x: Tensor) -> Tensor:
-    """Outputs ``(T, Q, 1)`` of T networks, each trained on its support points from the start that torch gives it."""
+    """Outputs ``(T, Q, *)`` of T networks, each trained on its support points from the start that torch gives it."""
     model = Generated(network(settings))
     starts = [dict(network(settings).named_parameters()) for _ in range(len(support))]
     weights = {name: torch.stack([s[name].detach() for s in starts]).requires_grad_() for name in model.target.shapes}
@@ -191,13 +155,13 @@ def from_scratch(settings: Settings, support: SupportSet, x: Tensor) -> Tensor:
 
 
 def run(settings: Settings, seed: int, device: torch.device) -> dict[str, Any]:
-    most = max(settings.shots)
-    tasks = FAMILIES[settings.family](settings.test_tasks, most + 100, torch.Generator().manual_seed(12345))
-    x, y = tasks.x[:, most:], tasks.y[:, most:]
+    family, most = FAMILIES[settings.family], max(settings.shots)
+    tasks = family.draw("test", settings.test_tasks, most + family.queries, torch.Generator().manual_seed(12345))
+    x, y = family.queries_of(tasks, most)
     makers: dict[str, tuple[Callable[[Any], Method], Sequence[float | None]]] = {
         "described": (
             lambda _: DescribedNetwork(
-                network(settings), tasks.z.shape[1], infer=DeepSets(2, tasks.z.shape[1]), lr=settings.test_lr
+                network(settings), tasks.z.shape[1], infer=family.infer(tasks), lr=settings.test_lr
             ),
             [None],
         ),
@@ -214,12 +178,12 @@ def run(settings: Settings, seed: int, device: torch.device) -> dict[str, Any]:
     (described, _), (cavia, _), (maml, _) = methods.values()
     assert isinstance(described, DescribedNetwork)
     with torch.no_grad():
-        given = {"given z": error(described(x, tasks.z), y)}
+        given = {"given z": family.measure(described(x, tasks.z), y)}
         for name, z in controls(tasks.z, torch.Generator().manual_seed(seed)).items():
-            given[name] = error(described(x, z), y)
+            given[name] = family.measure(described(x, z), y)
         errors: dict[str, list[float]] = {}
         for shots in settings.shots:
-            support = tasks.support(shots)
+            support = family.support(tasks, shots)
             described.steps = 0
             inferred = described.adapt(support)
             described.steps = settings.test_steps
@@ -233,18 +197,19 @@ def run(settings: Settings, seed: int, device: torch.device) -> dict[str, Any]:
             with torch.enable_grad():
                 outputs["from scratch"] = from_scratch(settings, support, x)
             for name, predicted in outputs.items():
-                errors.setdefault(name, []).append(error(predicted, y))
+                errors.setdefault(name, []).append(family.measure(predicted, y))
     rates = {name: chosen._asdict() for name, (_, chosen) in methods.items()}
     return {"given": given, "errors": errors, "rates": rates}
 
 
 def report(records: Sequence[Record], out: Path) -> None:
-    shots = records[0]["settings"]["shots"]
+    shots, family = records[0]["settings"]["shots"], FAMILIES[records[0]["settings"]["family"]]
     results = [record["result"] for record in records]
     rows = [[n, *[spread([r["given"][n] for r in results])] * len(shots)] for n in results[0]["given"]]
     for name in results[0]["errors"]:
         rows.append([name, *(spread([r["errors"][name][k] for r in results]) for k in range(len(shots)))])
-    table = markdown(["mean squared error", *(f"{k} points" for k in shots)], rows)
+    unit = "points" if family.ways is None else "shots"
+    table = markdown([family.measured, *(f"{k} {unit}" for k in shots)], rows)
     rates = "; ".join(
         f"{name}: {', '.join(_pair(result['rates'][name]) for result in results)}" for name in results[0]["rates"]
     )
@@ -260,7 +225,7 @@ def report(records: Sequence[Record], out: Path) -> None:
     for name, style in zip(results[0]["given"], ("-", "--", "-.", ":"), strict=True):
         mean, _ = _mean_std([[r["given"][name]] for r in results])
         axes.axhline(mean[0], color="black", linestyle=style, label=name)
-    axes.set(xscale="log", yscale="log", xlabel="support points", ylabel="mean squared error of the queries")
+    axes.set(xscale="log", yscale="log", xlabel=f"support {unit}", ylabel=f"{family.measured} of the queries")
     axes.set_xticks(shots, [str(k) for k in shots])
     axes.minorticks_off()
     save(figure, out / "error")
