@@ -147,6 +147,18 @@ def test_stored_bits_are_counted() -> None:
     assert torch.equal(after.sort().values[-kept:], before.sort().values[-kept:])
 
 
+def test_controls_exchange_the_embeddings_and_put_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Compressed(nn.Linear(4, 8, bias=False), chunk=8, chunk_features=2)
+    own, seen = small.hyper.generator.chunks.detach().clone(), []
+    monkeypatch.setattr(study, "accuracy", lambda model, images: seen.append(model.weights()["weight"].detach()) or 0.5)
+    before = small.weights()["weight"].detach()
+    found = study.of_controls(small, None)
+    assert found == dict.fromkeys(["another chunk's z", "mean z", "random z"], 0.5)
+    assert torch.equal(seen[0], before.view(4, 8).roll(1, 0).view(8, 4))  # all chunks of one layer, of one scale
+    assert (seen[1].view(4, 8) == seen[1].view(4, 8)[0]).all() and not torch.equal(seen[2], before)
+    assert torch.equal(small.hyper.generator.chunks, own) and torch.equal(small.weights()["weight"], before)
+
+
 @pytest.mark.parametrize("network", ["conv4", "residual"])
 def test_study_runs(network: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     labels = torch.arange(2).repeat_interleave(30)
@@ -170,9 +182,11 @@ def test_study_runs(network: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         *("generated, 2 to 1", "generated, 2 to 1, 8 bits", "pruned"),
     ]
     assert all(0 <= point["accuracy"] <= 1 for point in result["points"])
+    names = ("another chunk's z", "mean z", "random z")
+    assert [point["method"] for point in result["controls"]] == [f"generated, 2 to 1, {name}" for name in names]
     assert all(point["bytes"] <= 4 * 900 for point in result["points"][2:])
     study.report([{"result": result}] * 2, tmp_path)
-    assert (tmp_path / "results.md").read_text().count("±") == 7
+    assert (tmp_path / "results.md").read_text().count("±") == 7 + 3
     assert (tmp_path / "accuracy.png").stat().st_size > 10000
 
 

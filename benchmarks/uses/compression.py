@@ -30,8 +30,8 @@ from l2l_hyper.backbones.network import Network, PixelMean
 from l2l_hyper.report.style import WIDTH
 from l2l_hyper.uses.compression import Compressed
 
-from .images import accuracy, cifar100, fit
-from .study import lines, main, markdown, save, spread
+from .images import Images, accuracy, cifar100, fit
+from .study import controls, lines, main, markdown, save, spread
 
 Point = dict[str, Any]
 
@@ -126,6 +126,17 @@ def numbers(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def of_controls(model: Compressed, images: Images) -> dict[str, float]:
+    """Accuracy with the embeddings of other chunks, their mean and random ones."""
+    chunks, found = model.hyper.generator.chunks, {}
+    own = chunks.detach().clone()
+    for name, z in controls(own).items():
+        chunks.data.copy_(z)
+        found[name.replace("task", "chunk")] = accuracy(model, images)
+    chunks.data.copy_(own)
+    return found
+
+
 def in_8_bits(model: nn.Module) -> tuple[nn.Module, int]:
     """A copy with all matrices and kernels rounded to 8 bits, and the bits it stores.
 
@@ -165,6 +176,7 @@ def run(settings: Settings, seed: int, device: torch.device) -> dict[str, Any]:
     images = cifar100(device, settings.classes)
     validation = images.validation()
     points: list[Point] = []
+    exchanged: list[Point] = []
     rates: dict[str, float] = {}
 
     def add(method: str, model: nn.Module, bits: int, budget: int) -> None:
@@ -180,6 +192,9 @@ def run(settings: Settings, seed: int, device: torch.device) -> dict[str, Any]:
         model = fit(make(budget), images, epochs=settings.epochs, batch=settings.batch, lr=rates[method])
         add(method, model, 32 * numbers(model), budget)
         add(f"{method}, 8 bits", *in_8_bits(model), budget)
+        if isinstance(model, Compressed):
+            for name, found in of_controls(model, images).items():
+                exchanged.append({"method": f"{method}, {name}", "budget": budget, "accuracy": found})
         return model
 
     whole = train("narrower", partial(narrower, settings), numbers(network(settings, settings.channels)))
@@ -189,7 +204,7 @@ def run(settings: Settings, seed: int, device: torch.device) -> dict[str, Any]:
         for ratio in settings.ratios:
             train(f"generated, {ratio:g} to 1", partial(compressed, settings, ratio=ratio), budget)
         add("pruned", *pruned(whole, budget, partial(fit, images=images, **tuning)), budget)
-    return {"points": points, "parameters": numbers(whole), "rates": rates}
+    return {"points": points, "controls": exchanged, "parameters": numbers(whole), "rates": rates}
 
 
 def report(records: list[dict[str, Any]], out: Path) -> None:
@@ -214,6 +229,11 @@ def report(records: list[dict[str, Any]], out: Path) -> None:
         error = [[m - min(v) for m, v in zip(means, percent, strict=True)],
                  [max(v) - m for m, v in zip(means, percent, strict=True)]]  # fmt: skip
         axes.errorbar(kilobytes, means, error, **looks[method], capsize=3, label=method)
+    exchanged: dict[tuple[str, int], list[float]] = {}
+    for record in records:
+        for point in record["result"]["controls"]:
+            exchanged.setdefault((point["method"], point["budget"]), []).append(100 * point["accuracy"])
+    rows += [[method, f"{budget:,}", "", spread(values, 2)] for (method, budget), values in exchanged.items()]
     save(figure, out / "accuracy")
     table = markdown(["method", "32-bit numbers at most", "kB", "accuracy, %"], rows)
     whole = records[0]["result"]["parameters"]
