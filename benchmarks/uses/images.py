@@ -122,6 +122,6 @@ def accuracy(predict: Callable[[Tensor], Tensor], images: Images, *, batch: int 
     right = torch.zeros((), device=images.y.device)
     for chosen in order.split(batch):
         with autocast(images.y.device):
-            outputs = predict(scaled(images.test_x[chosen]))
+            outputs = predict(scaled(images.test_x[chosen]).contiguous(memory_format=torch.channels_last))
         right += (outputs.argmax(1) == images.test_y[chosen]).sum()
     return right.item() / len(order)
