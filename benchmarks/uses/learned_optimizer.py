@@ -56,6 +56,7 @@ class Settings:
         tasks: that are trained on at the same time.
         updates: of a rule in meta-training.
         seconds: after which meta-training of a rule ends even if it has fewer updates.
+        objective: of meta-training, the mean of the losses of all steps and tasks, or of their logarithms.
         lr: largest learning rate of meta-training, by Adam; it falls to zero by a cosine.
         test_tasks: for validation, for tuning and for the test each.
     """
@@ -66,6 +67,7 @@ class Settings:
     tasks: int = 16
     updates: int = 4000
     seconds: float = 90.0
+    objective: Literal["mean", "mean logarithm"] = "mean"
     lr: float = 3e-3
     test_tasks: int = 64
 
@@ -219,7 +221,8 @@ def train(draw: Draw, settings: Settings, seed: int, rule: LearnedRule, device: 
             group["lr"] = settings.lr * (1 + math.cos(math.pi * progress)) / 2
         losses, params, states = descend(problem, rule, params, states, settings.unroll)
         optimizer.zero_grad()
-        torch.stack(losses).mean().backward()
+        objective = torch.stack(losses)
+        (objective.log() if settings.objective == "mean logarithm" else objective).mean().backward()
         nn.utils.clip_grad_norm_(rule.parameters(), 1.0)
         optimizer.step()
         params, states = {name: p.detach() for name, p in params.items()}, [state.detach() for state in states]
