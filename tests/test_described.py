@@ -225,7 +225,7 @@ def test_the_study_of_characters(tmp_path: Path) -> None:
     arguments = ["--family", "glyphs", "--out", str(tmp_path), *TINY]
     study.main(study.Settings, study.run, study.report, arguments)
     table = (tmp_path / "results.md").read_text()
-    assert table.startswith("| error, %") and "2 shots" in table
+    assert table.startswith("| error, %") and "| 2-shot" in table
     errors = json.loads((tmp_path / "seed0.json").read_text())["result"]["errors"]
     assert all(0 <= error <= 100 for of_shots in errors.values() for error in of_shots)
 
@@ -285,7 +285,7 @@ def test_each_method_is_trained_at_the_rates_that_validate_best(monkeypatch: pyt
         study.tuned(maml, (1e6,), settings, 0)
 
 
-@pytest.mark.parametrize("family", ["sinusoids", "mixture"])
+@pytest.mark.parametrize("family", ["sinusoids", "mixture", "omniglot"])
 def test_tables_of_the_page_are_those_of_the_records(family: str) -> None:
     root = Path(__file__).parents[1]
     page = (root / "docs" / "uses" / "described.md").read_text(encoding="utf-8").splitlines()

@@ -205,11 +205,11 @@ def run(settings: Settings, seed: int, device: torch.device) -> dict[str, Any]:
 def report(records: Sequence[Record], out: Path) -> None:
     shots, family = records[0]["settings"]["shots"], FAMILIES[records[0]["settings"]["family"]]
     results = [record["result"] for record in records]
-    rows = [[n, *[spread([r["given"][n] for r in results])] * len(shots)] for n in results[0]["given"]]
+    digits, scale, unit = (3, "log", " points") if family.ways is None else (1, "linear", "-shot")
+    rows = [[n, *[spread([r["given"][n] for r in results], digits)] * len(shots)] for n in results[0]["given"]]
     for name in results[0]["errors"]:
-        rows.append([name, *(spread([r["errors"][name][k] for r in results]) for k in range(len(shots)))])
-    unit = "points" if family.ways is None else "shots"
-    table = markdown([family.measured, *(f"{k} {unit}" for k in shots)], rows)
+        rows.append([name, *(spread([r["errors"][name][k] for r in results], digits) for k in range(len(shots)))])
+    table = markdown([family.measured, *(f"{k}{unit}" for k in shots)], rows)
     rates = "; ".join(
         f"{name}: {', '.join(_pair(result['rates'][name]) for result in results)}" for name in results[0]["rates"]
     )
@@ -225,7 +225,8 @@ def report(records: Sequence[Record], out: Path) -> None:
     for name, style in zip(results[0]["given"], ("-", "--", "-.", ":"), strict=True):
         mean, _ = _mean_std([[r["given"][name]] for r in results])
         axes.axhline(mean[0], color="black", linestyle=style, label=name)
-    axes.set(xscale="log", yscale="log", xlabel=f"support {unit}", ylabel=f"{family.measured} of the queries")
+    axes.set(xscale="log", yscale=scale, ylabel=family.measured)
+    axes.set(xlabel="support points" if family.ways is None else "support samples per class")
     axes.set_xticks(shots, [str(k) for k in shots])
     axes.minorticks_off()
     save(figure, out / "error")
