@@ -42,6 +42,10 @@ RUN_ELSEWHERE = {"lightning.md": "test_lightning.py"}  # scripts with arguments,
 
 LITTLE = "--iterations 2 --meta-batch 2 --validate-every 1 --validation-episodes 2 --test-episodes 3"
 FEW = f"{LITTLE} --channels 4"
+DESCRIBED = (
+    "--seeds 0 --iterations 2 --rate-iterations 1 --test-tasks 3 --scratch-steps 2 --shots [1,2] --rates [0.002] "
+    "--maml-rates [0.01] --cavia-rates [0.01]"
+)
 # What is put behind an indented command, by how it begins; the longest beginning counts.
 SMALL = {
     "l2l-hyper compare": f"{FEW} --seeds 0 --device cpu",
@@ -59,8 +63,8 @@ SMALL = {
     "python -m benchmarks.uses.compression": "--device cpu --seeds 0 --channels 8 --blocks 1 --budgets [800] "
     "--ratios [2.0] --rates [0.01] --rate-epochs 1 --epochs 1 --tuning-epochs 1 --batch 3 --classes 2",
     "python -m benchmarks.uses.continual": "--seeds 0 --iterations 2 --permutations 2 --hidden 8",
-    "python -m benchmarks.uses.described": "--iterations 2 --rate-iterations 1 --test-tasks 3 --scratch-steps 2 "
-    "--shots [1,2]",
+    "python -m benchmarks.uses.described": DESCRIBED,
+    "python -m benchmarks.uses.described --preset benchmarks/presets/uses/omniglot": f"{DESCRIBED} --family glyphs",
     "python -m benchmarks.uses.hyper_lstm": "--device cpu --seeds 0 --hidden 6 --hyper 3 --embedding 2 --characters 2 "
     "--batch 4 --length 5 --steps 4 --points 2",
     "python -m benchmarks.uses.learned_optimizer": "--seeds 0 --horizon 4 --unroll 2 --tasks 2 --updates 2 "
