@@ -160,6 +160,17 @@ def test_without_its_residual_the_distilled_adapter_is_the_distilled_network() -
             assert np.abs(np.asarray(without.scores) - theirs.at(shots).scores).max() < 1e-4
 
 
+def test_tables_of_spoken_words_are_those_of_the_records() -> None:
+    folder, rows = CIFARFS.with_name("speech"), table_rows("docs/uses/speech.md")
+    for pair in results_of(folder):
+        assert row_of(pair) in rows
+    records = read_records(folder)
+    one, five = (control_table(summarize([r.at(shots) for r in records], "protonet@cosine"))[1:] for shots in (1, 5))
+    assert one
+    for row, row_5 in zip(one, five, strict=True):
+        assert f"| {row[1]} | {row[-1]} | {row_5[-1]} |" in rows
+
+
 def test_table_of_sine_waves_is_that_of_the_records() -> None:
     folder, rows = CIFARFS.with_name("sinusoids"), table_rows("docs/results.md")
     five, ten = (
