@@ -290,3 +290,13 @@ def test_a_row_of_a_comparison_is_trained_stopped_loaded_and_tested(tmp_path: Pa
     assert learner.method.distillation.samples is None and learner.method.distillation.features.shape[0] == 60
     scores = evaluate(learner, "glyphs", ways=5, shots=1, queries=record.run.experiment.queries, test_episodes=5)
     assert scores.tolist() == pytest.approx(record.scores)
+
+
+def test_a_random_residual_has_the_mean_and_deviation_of_the_tasks() -> None:
+    own = torch.randn(4000, 2, 3).double() * torch.tensor([1.0, 5.0, 0.1]) + 3
+    random = module._CONTROLS["random"](own)
+    torch.testing.assert_close(random.mean(0), own.mean(0), atol=0.3, rtol=0)
+    torch.testing.assert_close(random.std(0), own.std(0), atol=0, rtol=0.05)
+    assert torch.equal(random, module._CONTROLS["random"](own))
+    normal = [((x - x.mean(0)) / x.std(0)).flatten() for x in (own, random)]
+    assert abs((normal[0] * normal[1]).mean()) < 0.03  # it knows nothing of its task

@@ -47,10 +47,10 @@ class Settings:
         budgets: numbers stored, in units of 32 bits.
         ratios: weights of a generated network to numbers stored.
         chunk: numbers that the generator makes at once.
-        rates: of Adam.  Each method has the best on validation images, in short training at the middle budget.
+        rates: of Adam.  Each method has the best on validation images at each budget, in short training.
         rate_epochs: of that short training.
         epochs: passes over the training images.
-        tuning_epochs: further passes after pruning.
+        tuning_epochs: further passes after pruning, at a fifth of the rate of the network that is pruned.
         batch: images of a step.
         classes: of CIFAR-100.
     """
@@ -184,12 +184,12 @@ def run(settings: Settings, seed: int, device: torch.device) -> dict[str, Any]:
         print(f"{method} {bits / 8e3:.1f} kB {points[-1]['accuracy']:.4f}", file=sys.stderr)
 
     def train(method: str, make: Callable[[int], nn.Module], budget: int) -> nn.Module:
-        if method not in rates:
-            middle = make(sorted(settings.budgets)[len(settings.budgets) // 2])
-            options = {"epochs": settings.rate_epochs, "batch": settings.batch}
-            tried = {lr: fit(copy.deepcopy(middle), validation, lr=lr, **options) for lr in settings.rates}
-            rates[method] = max(tried, key=lambda lr: accuracy(tried[lr], validation))
-        model = fit(make(budget), images, epochs=settings.epochs, batch=settings.batch, lr=rates[method])
+        started = make(budget)
+        options = {"epochs": settings.rate_epochs, "batch": settings.batch}
+        tried = {lr: fit(copy.deepcopy(started), validation, lr=lr, **options) for lr in settings.rates}
+        rate = max(tried, key=lambda lr: accuracy(tried[lr], validation))
+        rates[f"{method}, {budget:,}"] = rate
+        model = fit(started, images, epochs=settings.epochs, batch=settings.batch, lr=rate)
         add(method, model, 32 * numbers(model), budget)
         add(f"{method}, 8 bits", *in_8_bits(model), budget)
         if isinstance(model, Compressed):
@@ -198,7 +198,8 @@ def run(settings: Settings, seed: int, device: torch.device) -> dict[str, Any]:
         return model
 
     whole = train("narrower", partial(narrower, settings), numbers(network(settings, settings.channels)))
-    tuning: dict[str, Any] = {"epochs": settings.tuning_epochs, "batch": settings.batch, "lr": rates["narrower"] / 5}
+    lr = rates[f"narrower, {numbers(whole):,}"] / 5
+    tuning: dict[str, Any] = {"epochs": settings.tuning_epochs, "batch": settings.batch, "lr": lr}
     for budget in settings.budgets:
         train("narrower", partial(narrower, settings), budget)
         for ratio in settings.ratios:

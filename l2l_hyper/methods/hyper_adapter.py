@@ -53,10 +53,18 @@ from .taskwise import Adapted, Pass, TaskwiseNetwork, linear_map
 
 __all__ = ["HyperAdapter", "HyperAdapterOptions", "Residual"]
 
+
+def _random(own: Tensor) -> Tensor:
+    """Normal numbers ``(T, *)``, the same in every call, with the mean and deviation of each entry over the T tasks."""
+    noise = torch.randn(own.shape, generator=torch.Generator().manual_seed(0), dtype=own.dtype).to(own.device)
+    return own.mean(0) + own.std(0, correction=0) * noise
+
+
 _CONTROLS: dict[str, Callable[[Tensor], Tensor]] = {
     "no residual": lambda own: 0 * own,
     "another task's": lambda own: own.roll(1, 0),
     "mean": lambda own: own.mean(0, keepdim=True),
+    "random": _random,
 }
 
 BaseLearnerName = Literal["gaussian", "prototype", "cosine", "ridge", "gradient", "own"]
@@ -257,7 +265,7 @@ class HyperAdapter(Method):
         return self.network(query, adapted.weights, adapted.statistics).outputs
 
     def controlled(self, adapted: Adapted, control: str) -> Adapted:
-        """The last layer with another residual: none, that of the next task, or the mean of all T tasks."""
+        """The last layer with another residual: none, that of the next task, the mean of all tasks, or a random one."""
         weights = dict(adapted.weights)
         for name, (base, *added) in adapted.sums.items():
             learned, distilled = (None if own is None else _CONTROLS[control](own) for own in added)
