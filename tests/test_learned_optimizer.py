@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import higher
 import pytest
@@ -209,6 +211,28 @@ def test_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert set(result["controls"]) == {"another task's z", "mean z", "random z"}
     assert "| conditioned, mean z" in (tmp_path / "results.md").read_text() and (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize("objective", ["mean", "mean logarithm"])
+def test_an_update_is_a_step_of_adam_on_the_objective(objective: Literal["mean", "mean logarithm"]) -> None:
+    torch.manual_seed(0)
+    settings = study.Settings(
+        horizon=4, unroll=4, tasks=3, updates=1, seconds=1e9, objective=objective, lr=0.01, test_tasks=2
+    )
+    rule, device = LearnedRule(), torch.device("cpu")
+    slow = copy.deepcopy(rule)
+    study.train(study.Quadratics, settings, 0, rule, device)
+    optimizer, problem = torch.optim.Adam(slow.parameters(), 0.01), study.Quadratics(3, 0, device)
+    losses, _, _ = study.descend(problem, slow, problem.start(), None, 4)
+    each = [loss[task] for loss in losses for task in range(3)]
+    weights = [(1 / e.detach() if objective == "mean logarithm" else torch.ones(())) / 12 for e in each]
+    gradients = torch.autograd.grad(each, list(slow.parameters()), weights)
+    for p, gradient in zip(slow.parameters(), gradients, strict=True):
+        p.grad = gradient
+    nn.utils.clip_grad_norm_(slow.parameters(), 1.0)
+    optimizer.step()
+    for p, q in zip(rule.parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
 
 
 def test_a_rule_trained_for_it_goes_down_quadratics() -> None:
