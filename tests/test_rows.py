@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import l2l_hyper
 from l2l_hyper import InputError, cli
 from l2l_hyper.backbones.conv4 import conv4
 from l2l_hyper.backbones.mlp import mlp
-from l2l_hyper.data import ACCURACY, Episodes, get_tasksets
+from l2l_hyper.data import ACCURACY, Episodes, Metric, SupportSet, get_tasksets
 from l2l_hyper.experiment.checkpoint import checkpoint_path, load_checkpoint
 from l2l_hyper.experiment.evaluation import evaluate_on
 from l2l_hyper.experiment.records import Record, read_records
@@ -118,3 +118,27 @@ def test_the_calibration_error_is_that_of_its_definition() -> None:
                 bins.setdefault(min(math.floor(15 * max(row)), 14), []).append((max(row), row.index(max(row)) == label))
     expected = sum(abs(sum(right for _, right in of) - sum(p for p, _ in of)) for of in bins.values()) / (20 * 15)
     assert measured.calibration_error == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 6])
+def test_controls_exchange_between_tasks_however_few_go_at_once(batch_size: int) -> None:
+    class Told(nn.Module):  # answers with what it was told of its task
+        controls = ("another task's",)
+
+        def adapt(self, support: SupportSet) -> Tensor:
+            return support.x.flatten(1).sum(1)
+
+        def controlled(self, adapted: Tensor, control: str) -> Tensor:
+            return adapted.roll(1, 0)
+
+        def predict(self, adapted: Tensor, query: Tensor) -> Tensor:
+            return adapted[:, None, None].expand(-1, query.shape[1], 3)
+
+    tasks = get_tasksets("glyphs", test_ways=3).test
+    form = {"ways": 3, "shots": 1, "queries": 1}
+    told = Metric("told", lambda outputs, labels: outputs[:, 0, 0])
+    device, control = torch.device("cpu"), ("another task's",)
+    with_controls = {"form": form, "device": device, "batch_size": batch_size, "controls": control}
+    measured = evaluate_on(Told(), tasks, range(13), told, **with_controls)
+    assert (measured.controls[0] != measured.scores).all()
+    assert torch.isin(measured.controls[0], measured.scores).all()

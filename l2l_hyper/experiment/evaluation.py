@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from ..methods.contract import Method
 __all__ = ["Measured", "adaptation_milliseconds", "evaluate_on"]
 
 _BINS = 15
+_EXCHANGED = 4  # tasks at least between which a control exchanges what is generated
 
 
 class Measured(NamedTuple):
@@ -65,15 +67,18 @@ def evaluate_on(
         metric: what scores them.
         form: their ways, shots and queries.
         device: where the method is.
-        batch_size: how many at once.
+        batch_size: how many at once; with controls at least four, as these exchange what tasks have among those that
+            are tested together.
         controls: those of the method's controls under which it is to be tested as well.
     """
     was_training = method.training
     method.eval()
     losses, scores = [torch.zeros(0, device=device)], [torch.zeros(1 + len(controls), 0, device=device)]
     bins = torch.zeros(_BINS, 3, dtype=torch.float64, device=device)
-    for first in range(0, len(indices), batch_size):
-        part = taskset.batch(indices[first : first + batch_size], **form).to(device)
+    size = max(batch_size, _EXCHANGED) if controls else batch_size
+    starts = [i for i in range(0, len(indices), size) if not (controls and 0 < i == len(indices) - 1)]
+    for first, end in pairwise([*starts, len(indices)]):  # no task is alone under controls
+        part = taskset.batch(indices[first:end], **form).to(device)
         adapted = method.adapt(part.support_set)
         outputs = method.predict(adapted, part.query)
         losses.append(part.loss(outputs, part.query_labels))
