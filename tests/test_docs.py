@@ -126,29 +126,37 @@ def test_table_of_methods_is_that_of_the_records() -> None:
         assert row_of(pair) in results
 
 
-def test_table_of_small_networks_is_that_of_the_records() -> None:
-    folder = CIFARFS.with_name("cifarfs-small-8")
-    pages = [{line.replace("**", "") for line in table_rows(page)} for page in ("docs/results.md", "README.md")]
+@pytest.mark.parametrize(
+    ("name", "reader", "large", "pages"),
+    [
+        ("cifarfs-small-8", "Conv4-64", "cifarfs-encoder/pretrain", ["docs/results.md", "README.md"]),
+        ("cifarfs-small-8-wrn28", "WRN-28-1", "cifarfs-wrn28", ["docs/results.md"]),
+    ],
+)
+def test_table_of_small_networks_is_that_of_the_records(name: str, reader: str, large: str, pages: list[str]) -> None:
+    folder = CIFARFS.with_name(name)
+    shown = [{line.replace("**", "") for line in table_rows(page)} for page in pages]
     for pair in results_of(folder):
-        assert all(row_of(pair) in lines for lines in pages)
+        assert all(row_of(pair) in lines for lines in shown)
     records = read_records(folder)
     one, five = (summarize([r.at(shots) for r in records], "protonet@map") for shots in (1, 5))
-    large = read_records(CIFARFS.with_name("cifarfs-encoder") / "pretrain")
-    (itself,), (itself_5,) = (summarize([r.at(shots) for r in large]).rows for shots in (1, 5))
+    of_large = read_records(CIFARFS.parent / large)
+    (itself,), (itself_5,) = (summarize([r.at(shots) for r in of_large]).rows for shots in (1, 5))
     scores = [interval(100 * row.score.mean, 100 * row.score.half_width) for row in (itself, itself_5)]
     ratio = itself.multiply_adds_per_query / one.rows[0].multiply_adds_per_query
-    start = f"ProtoNet, the Conv4-64 itself, {ratio:.0f} times the cost per query"
-    assert all(f"| {start} | {scores[0]} | | {scores[1]} | |" in lines for lines in pages)
+    start = f"ProtoNet, the {reader} itself, {ratio:.0f} times the cost per query"
+    assert all(f"| {start} | {scores[0]} | | {scores[1]} | |" in lines for lines in shown)
     names = {
         "no residual": "none",
         "another task's": "another task's",
         "mean": "mean of the tasks that are tested together",
+        "random": "random numbers",
     }
     controls = [{(c[0], c[1]): c[-1] for c in control_table(summary)[1:]} for summary in (one, five)]
     assert controls[0]
     for (label, control), difference in controls[0].items():
         row = f"| {label} | {names[control]} | {difference} | {controls[1][label, control]} |"
-        assert row in pages[0]
+        assert row in shown[0]
 
 
 def test_without_its_residual_the_distilled_adapter_is_the_distilled_network() -> None:
