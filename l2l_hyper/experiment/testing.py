@@ -126,7 +126,7 @@ class Testing:
             raise InputError(f"{self.run.name}: expected a finite {self.metric.name} on every test episode, got others")
         controls = [
             ControlScores(control=control, shots=shots, scores=measured[shots].controls[k].tolist())
-            for k, control in enumerate(method.controls if e.test_episodes > 1 else ())
+            for k, control in enumerate(method.controls)
             for shots in shots_tested
         ]
         manifests = self.parts.manifests
