@@ -113,6 +113,7 @@ def small(normalization: Any, at_once: int, method: str = "protonet") -> Objecti
         built.double(),
         taskset,
         ACCURACY,
+        classes=taskset,
         at_once=at_once,
         device=torch.device("cpu"),
         autocast=torch.autocast("cpu", torch.bfloat16, enabled=False),

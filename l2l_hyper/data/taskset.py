@@ -213,6 +213,12 @@ class TensorTaskset:
         labels = torch.from_numpy((classes + turns * self.num_classes)[:, 0])
         return self._gather(picks, turns)[:, 0], labels.to(self.device, non_blocking=True)
 
+    def of_class(self, number: int) -> tuple[NDArray[np.int64], Tensor]:
+        """All samples of a class, upright: their indices in ``x``, and themselves as episodes give them, ``(N, *)``."""
+        start = self._starts[number]
+        picks = np.arange(start, start + self._sizes[number])[None, None]
+        return self._members[picks[0, 0]], self._gather(picks, np.zeros((1, 1), np.int64))[0]
+
     def fingerprint(
         self, count: int, *, ways: int | None = None, shots: int, queries: int, seed: int | None = None
     ) -> str:

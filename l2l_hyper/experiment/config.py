@@ -75,6 +75,11 @@ class Experiment(Recipe):
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if bool(self.subclasses) != bool(self.subclass_encoder):
+            raise InputError(
+                f"expected subclasses and subclass_encoder together, got subclasses={self.subclasses} and "
+                f"subclass_encoder={self.subclass_encoder}; give both or neither"
+            )
         if self.test_shots is not None and self.shots not in self.test_shots:
             raise InputError(f"test_shots must have shots, {self.shots}, among them, got {self.test_shots}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -21,12 +22,14 @@ from ..stopping import Stopped, held
 from .checkpoint import Checkpoint, Damaged, State, checkpoint_path, load_checkpoint, save_checkpoint
 from .config import Run
 from .distributed import from_first, is_first, seed_each, share, sum_over_processes, world_size
+from .encoder import read_encoder
 from .memory import peak_memory_mb, reset_peak_memory, tasks_at_once
 from .parts import Parts
 from .recipe.classification import attach_classifier, with_rotation_classes
 from .recipe.objective import Objective, training_episodes
 from .recipe.optimizer import backbone_parameters, learning_rate_factor, make_optimizer, set_learning_rate
 from .recipe.pretrained import read_pretrained
+from .recipe.subclasses import with_subclasses
 from .result import MetricInfo, Point, Result
 from .resume import Learned
 from .testing import Testing, in_precision, tested_form
@@ -121,8 +124,9 @@ class _Training:
         self.on_gpu = self.device.type != "cpu"
         self.checkpoint = None if folder is None else checkpoint_path(folder, run)
         train = with_rotation_classes(parts.tasksets.train) if e.rotation_classes else parts.tasksets.train
-        largest = {**training_episodes(e), "shots": max(e.train_shots or (e.shots,))}
-        first = train.batch([0], **largest).to(self.device)
+        self.train = train
+        self.largest = {**training_episodes(e), "shots": max(e.train_shots or (e.shots,))}
+        first = train.batch([0], **self.largest).to(self.device)
         last = parts.tasksets.test.batch([0], **tested_form(e, e.shots)).to(self.device)
         self.model = parts.model(run, first)
         start = parts.weights_of(run, "pretrained", folder) or e.pretrained
@@ -143,9 +147,7 @@ class _Training:
             run=run, parts=parts, method=method, model=self.model, metric=self.metric, at_once=at_once, first=last
         )
         self.lr = float(getattr(parts.methods[run.method].complete(run.options), "lr", 3e-3))
-        self.objective = Objective(
-            run, method, train, self.metric, at_once=at_once, device=self.device, autocast=self.autocast
-        )
+        self.at_once = at_once
         optimizer = make_optimizer(e, self.lr, method, backbone_parameters(self.model))
         self.parameters = [p for p in method.parameters() if p.requires_grad]
         averaged = None
@@ -156,6 +158,26 @@ class _Training:
         self.sample_shape, self.outputs = parts.form(first)
         self.unread: list[tuple[int, Tensor]] = []  # iterations whose loss and score may still be on their way
         self._load()
+
+    @functools.cached_property
+    def objective(self) -> Objective:
+        """What an iteration minimises, made when there is one."""
+        run, e, train = self.run, self.run.experiment, self.train
+        episodic = train
+        if e.subclass_encoder:
+            encoder = read_encoder(e.subclass_encoder, run.seed, self.sample_shape)
+            form = self.largest
+            episodic = with_subclasses(train, encoder, e.subclasses, samples=form["shots"] + form["queries"])
+        return Objective(
+            run,
+            self.method,
+            episodic,
+            self.metric,
+            classes=train,
+            at_once=self.at_once,
+            device=self.device,
+            autocast=self.autocast,
+        )
 
     @property
     def share_done(self) -> float:

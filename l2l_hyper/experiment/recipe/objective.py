@@ -40,8 +40,9 @@ class Objective:
     Args:
         run: the experiment and the seed of the episodes.
         method: with the submodule ``whole_classifier`` if there is a class batch.
-        taskset: of training; with the method ``classified`` if there is a class batch.
+        taskset: of the training episodes.
         metric: what scores the queries.
+        classes: the taskset whose method ``classified`` draws the class batch, if there is one.
         at_once: how many episodes go together.
         device: where the method is.
         autocast: the context of forward passes.
@@ -54,11 +55,12 @@ class Objective:
         taskset: Taskset,
         metric: Metric,
         *,
+        classes: Any,
         at_once: int,
         device: torch.device,
         autocast: torch.autocast,
     ) -> None:
-        self.run, self.method, self.taskset, self.metric = run, method, taskset, metric
+        self.run, self.method, self.taskset, self.metric, self.classes = run, method, taskset, metric, classes
         self.at_once, self.device, self.autocast = at_once, device, autocast
 
     def episodes(self, iteration: int) -> Episodes:
@@ -99,7 +101,7 @@ class Objective:
         """T times the weighted loss of the class batch, and the statistics by which it normalizes the episodes."""
         e = self.run.experiment
         indices = range(iteration * e.class_batch, (iteration + 1) * e.class_batch)
-        x, labels = self.taskset.classified(indices, seed=self.run.seed)  # type: ignore[attr-defined]
+        x, labels = self.classes.classified(indices, seed=self.run.seed)
         x, labels = x.to(self.device), labels.to(self.device)
         x = x if e.augmentation == "none" else augmented_images(x, indices, "class", self.run.seed)
         with self.autocast:

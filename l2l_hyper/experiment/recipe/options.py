@@ -23,6 +23,8 @@ class Recipe:
         schedule: of the learning rate after that: cosine, which ends at zero, constant, or step, a tenth by each third.
         augmentation: of training images; none or crop-flip, up to an eighth of a side, and half of them mirrored.
         rotation_classes: whether images turned by 90, 180 and 270 degrees are further training classes.
+        subclasses: into how many subclasses each training class is divided for the episodes; 0 for none.
+        subclass_encoder: checkpoint of the network by whose features; {seed} in it stands for the seed.
         class_batch: images per iteration that are classified among all training classes; 0 for none.
         class_weight: weight of their loss beside the mean loss of the episodes.
         classifier: what classifies them: cosine, with a learned centre and scale, or linear.
@@ -39,6 +41,8 @@ class Recipe:
     schedule: Literal["cosine", "constant", "step"] = "cosine"
     augmentation: Literal["none", "crop-flip"] = "none"
     rotation_classes: bool = False
+    subclasses: Natural = 0
+    subclass_encoder: Name | None = None
     class_batch: Natural = 0
     class_weight: Positive = 1.0
     classifier: Literal["cosine", "linear"] = "cosine"

@@ -1,0 +1,88 @@
+"""More classes for training episodes: each class is divided into subclasses by what a trained network sees in it.
+
+A class is divided by k-means of its samples' features, scaled to unit length.  The smallest subclass is dissolved, and
+its samples join the nearest of the others, until each has samples enough for an episode.  An episode draws subclasses
+as it would draw classes, two of the same class among them; validation, test and the classification among all training
+classes keep to the classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
+from torch import nn
+from torch.nn import functional as F
+
+from ...data.taskset import TensorTaskset
+from ...errors import InputError
+from ...methods.second_network import second_network
+
+__all__ = ["divided", "with_subclasses"]
+
+
+def with_subclasses(taskset: Any, encoder: nn.Module, count: int, *, samples: int) -> TensorTaskset:
+    """The taskset with up to ``count`` subclasses in place of each class.
+
+    Args:
+        taskset: of training.
+        encoder: a frozen network whose features (the inputs of its last ``nn.Linear``) divide the classes.
+        count: subclasses per class before small ones are dissolved.
+        samples: samples per class of an episode, which each subclass has at least.
+
+    Raises:
+        InputError: for anything but a TensorTaskset.
+    """
+    if not isinstance(taskset, TensorTaskset):
+        raise InputError(
+            f"subclasses={count} needs a training taskset that knows the class of each sample, a TensorTaskset, got "
+            f"{type(taskset).__name__}; use subclasses=0"
+        )
+    network = second_network(encoder).to(taskset.device)
+    if taskset.device.type == "cpu":
+        network.to(memory_format=torch.channels_last)
+    subclasses = []
+    for number in range(taskset.num_classes):
+        indices, x = taskset.of_class(number)
+        with torch.no_grad():
+            features = torch.cat([network(part[None]).features[0] for part in x.split(512)])
+        labels = divided(F.normalize(features.float(), dim=-1).cpu().numpy(), count, samples=samples)
+        subclasses += [indices[labels == label] for label in range(labels.max() + 1)]
+    return TensorTaskset(
+        taskset.x,
+        subclasses,
+        ways=taskset.ways,
+        samples=samples,
+        rotations=taskset.rotations,
+        scale=taskset.scale,
+        seed=taskset.seed,
+        name=taskset.name,
+        loss=taskset.loss,
+        metric=taskset.metric,
+    )
+
+
+def divided(features: NDArray[np.float32], count: int, *, samples: int) -> NDArray[np.int64]:
+    """Numbers of the subclasses, from 0 on, of the samples of one class.
+
+    Args:
+        features: of its samples, ``(N, D)``.
+        count: subclasses before small ones are dissolved.
+        samples: what each subclass has at least; a class of fewer than twice as many is left whole.
+    """
+    count = min(count, len(features) // samples)
+    if count < 2:
+        return np.zeros(len(features), np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of equal samples, and of empty subclasses, which are dissolved below
+        centres, _ = kmeans2(features, count, minit="++", seed=0)
+    while True:
+        labels = np.square(features[:, None] - centres).sum(-1).argmin(1)
+        sizes = np.bincount(labels, minlength=len(centres))
+        if sizes.min() >= samples:
+            return labels
+        centres = np.delete(centres, sizes.argmin(), axis=0)
