@@ -56,7 +56,8 @@ SMALL = {
     "l2l-hyper report": "",
     "l2l-hyper data": "",
     "torchrun": f"{FEW} --seeds 0",
-    "python benchmarks/study.py": f"{LITTLE} --queries 5 --class-batch 8 --device cpu --methods protonet",
+    "python benchmarks/study.py": f"{LITTLE} --queries 5 --train-ways 5 --class-batch 8 --device cpu "
+    "--methods protonet",
     "python benchmarks/swapped_scripts.py": "num_iterations=1 meta_batch_size=1 --out runs/swapped-scripts",
     "python -m benchmarks.uses.architectures": "--device cpu --ranked 2 --outside 2 --pool 3 --steps 1 --images 3 "
     "--candidates 2 --epochs 1 --tuning [1] --batch 3 --classes 2",

@@ -74,9 +74,10 @@ def test_small_subclasses_join_the_nearest() -> None:
     assert len(set(labels)) == 3 and (labels[16:18] == labels[8]).all()
 
 
-def test_a_training_with_subclasses_goes_on_to_the_identical_result(tmp_path: Path) -> None:
+def test_a_training_with_more_ways_than_classes_goes_on_to_the_identical_result(tmp_path: Path) -> None:
+    images = torch.rand(5 * 40, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    given = [TensorTaskset(images, torch.arange(5).repeat_interleave(40), ways=3, samples=3, name=n) for n in "abc"]
     stage = Experiment(
-        tasksets="glyphs",
         ways=3,
         queries=2,
         iterations=4,
@@ -90,15 +91,16 @@ def test_a_training_with_subclasses_goes_on_to_the_identical_result(tmp_path: Pa
         class_batch=12,
     )
     first = Run(experiment=stage, method="protonet")
-    before = train(first, tmp_path / "first")
-    with_them = replace(stage, subclasses=2, subclass_encoder=str(checkpoint_path(tmp_path / "first", first)))
-    run = replace(first, experiment=with_them)
-    whole = train(run, tmp_path / "whole")
+    before = train(first, tmp_path / "first", tasksets=given)
+    encoder = str(checkpoint_path(tmp_path / "first", first))
+    run = replace(first, experiment=replace(stage, train_ways=8, subclasses=3, subclass_encoder=encoder))
+    whole = train(run, tmp_path / "whole", tasksets=given)
     with pytest.raises(Killed):
-        train(run, tmp_path / "killed", progress=kill_at(3))
-    assert without_times(train(run, tmp_path / "killed")) == without_times(whole)
+        train(run, tmp_path / "killed", tasksets=given, progress=kill_at(3))
+    assert without_times(train(run, tmp_path / "killed", tasksets=given)) == without_times(whole)
     assert whole["manifest"] == before["manifest"]
-    assert [p["loss"] for p in whole["training"]] != [p["loss"] for p in before["training"]]
+    with pytest.raises(InputError, match="has 5 classes, got ways=8"):
+        train(replace(first, experiment=replace(stage, train_ways=8)), tmp_path / "none", tasksets=given)
 
 
 @pytest.mark.parametrize("given", [{"subclasses": 2}, {"subclass_encoder": "runs/a.safetensors"}])

@@ -86,7 +86,7 @@ class Parts:
         samples = max(e.test_shots or (e.shots,)) + e.queries
         train_samples = max(e.train_shots or (e.shots,)) + (e.train_queries or e.queries)
         options = {
-            "train_ways": (e.train_ways if self._trains else None) or e.ways,
+            "train_ways": (e.train_ways if self._trains and not e.subclasses else None) or e.ways,
             "train_samples": train_samples if self._trains else samples,
             "test_ways": e.ways,
             "test_samples": samples,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import time
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..data import TensorTaskset
 from ..errors import InputError
 from ..methods import Method
 from ..statistics import episode_interval
@@ -124,9 +124,9 @@ class _Training:
         self.on_gpu = self.device.type != "cpu"
         self.checkpoint = None if folder is None else checkpoint_path(folder, run)
         train = with_rotation_classes(parts.tasksets.train) if e.rotation_classes else parts.tasksets.train
-        self.train = train
-        self.largest = {**training_episodes(e), "shots": max(e.train_shots or (e.shots,))}
-        first = train.batch([0], **self.largest).to(self.device)
+        largest = {**training_episodes(e), "shots": max(e.train_shots or (e.shots,))}
+        episodic = _with_subclasses(train, run, largest["shots"] + largest["queries"]) if e.subclasses else train
+        first = episodic.batch([0], **largest).to(self.device)
         last = parts.tasksets.test.batch([0], **tested_form(e, e.shots)).to(self.device)
         self.model = parts.model(run, first)
         start = parts.weights_of(run, "pretrained", folder) or e.pretrained
@@ -147,7 +147,16 @@ class _Training:
             run=run, parts=parts, method=method, model=self.model, metric=self.metric, at_once=at_once, first=last
         )
         self.lr = float(getattr(parts.methods[run.method].complete(run.options), "lr", 3e-3))
-        self.at_once = at_once
+        self.objective = Objective(
+            run,
+            method,
+            episodic,
+            self.metric,
+            classes=train,
+            at_once=at_once,
+            device=self.device,
+            autocast=self.autocast,
+        )
         optimizer = make_optimizer(e, self.lr, method, backbone_parameters(self.model))
         self.parameters = [p for p in method.parameters() if p.requires_grad]
         averaged = None
@@ -158,26 +167,6 @@ class _Training:
         self.sample_shape, self.outputs = parts.form(first)
         self.unread: list[tuple[int, Tensor]] = []  # iterations whose loss and score may still be on their way
         self._load()
-
-    @functools.cached_property
-    def objective(self) -> Objective:
-        """What an iteration minimises, made when there is one."""
-        run, e, train = self.run, self.run.experiment, self.train
-        episodic = train
-        if e.subclass_encoder:
-            encoder = read_encoder(e.subclass_encoder, run.seed, self.sample_shape)
-            form = self.largest
-            episodic = with_subclasses(train, encoder, e.subclasses, samples=form["shots"] + form["queries"])
-        return Objective(
-            run,
-            self.method,
-            episodic,
-            self.metric,
-            classes=train,
-            at_once=self.at_once,
-            device=self.device,
-            autocast=self.autocast,
-        )
 
     @property
     def share_done(self) -> float:
@@ -328,6 +317,14 @@ class _Training:
             f"expected the checkpoint of this run in {path}, got one of another configuration; "
             "use another output folder, or remove the file"
         )
+
+
+def _with_subclasses(train: Any, run: Run, samples: int) -> TensorTaskset:
+    """The training taskset with its classes divided by what the subclass encoder sees in them."""
+    e = run.experiment
+    shape = tuple(train.batch([0], shots=1, queries=1).support.shape[2:])
+    encoder = read_encoder(str(e.subclass_encoder), run.seed, shape)
+    return with_subclasses(train, encoder, e.subclasses, samples=samples)
 
 
 def _require_shared(run: Run) -> None:
