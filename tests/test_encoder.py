@@ -167,22 +167,6 @@ def test_a_distilled_protonet_learns_from_the_teacher_and_is_a_protonet_afterwar
     assert not any(p.requires_grad for p in method.teacher.parameters())
 
 
-def test_an_encoder_that_teaches_reads_each_support_set_once() -> None:
-    episodes, encoder = small_episodes(), larger().requires_grad_(False)
-    options = {"generator": "linear", "teacher": 3.0, "penalty": 0.0}
-    method = noisy(METHODS["hyper-adapter"].build(small_network().double(), options, "support", encoder).double())
-    read: list[Tensor] = []
-    method.encoder.register_forward_hook(lambda *call: read.append(call[1][0]))
-    adapted = method.adapt(episodes.support_set)
-    outputs = method.predict(adapted, episodes.query)
-    loss = method.loss(adapted, outputs, episodes)
-    assert [x is y for x, y in zip(read, (episodes.support, episodes.query), strict=True)] == [True, True]
-    expected = episodes.loss(outputs, episodes.query_labels) + 3.0 * F.kl_div(
-        outputs.log_softmax(-1), teachers_outputs(method.encoder.module, episodes).softmax(-1), reduction="none"
-    ).sum(-1).mean(-1)
-    torch.testing.assert_close(loss, expected)
-
-
 def teachers_outputs(teacher: nn.Module, episodes: Episodes) -> Tensor:
     def unit(x: Tensor) -> Tensor:
         return F.normalize(teacher[:-1].eval()(x), dim=-1)

@@ -40,7 +40,7 @@ def test_subclasses_are_what_the_network_tells_apart_within_a_class() -> None:
     encoder = nn.Sequential(nn.Identity(), nn.Linear(6, 2)).requires_grad_(False)
     subclasses = with_subclasses(tasks(x, classes), encoder, KINDS, samples=4)
     assert subclasses.num_classes == 4 * KINDS
-    found = [set(subclasses.of_class(number)[0].tolist()) for number in range(4 * KINDS)]
+    found = [set(subclasses.members(number).tolist()) for number in range(4 * KINDS)]
     expected = [
         set(torch.nonzero((classes == c) & (kinds == k))[:, 0].tolist()) for c in range(4) for k in range(KINDS)
     ]
@@ -49,7 +49,9 @@ def test_subclasses_are_what_the_network_tells_apart_within_a_class() -> None:
 
 def test_all_samples_of_a_class_come_as_episodes_give_them() -> None:
     x, classes, _ = samples_of_kinds()
-    indices, samples = tasks(x, classes).of_class(2)
+    taskset = tasks(x, classes)
+    indices = taskset.members(2)
+    samples = taskset.at(torch.from_numpy(indices))
     assert indices.tolist() == torch.nonzero(classes == 2)[:, 0].tolist()
     torch.testing.assert_close(samples, 2 * x[classes == 2])
 

@@ -74,6 +74,7 @@ class SupportSet:
         loss: outputs and ``y`` to one loss per task.
         seen: what the network showed of ``x`` before adaptation, where a caller has it already; a method that reads it
             (:class:`~l2l_hyper.methods.taskwise.Pass`) spares itself that pass.
+        encoded: what a frozen second network makes of ``x``, ``(T, N, E)``, where a caller has it already; the same.
 
     Raises:
         InputError: for samples and labels of different tasks, and for a task without a sample.
@@ -84,6 +85,7 @@ class SupportSet:
     ways: int | None
     loss: Loss = cross_entropy
     seen: Any = None
+    encoded: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.x, Tensor) or not isinstance(self.y, Tensor):
@@ -155,6 +157,8 @@ class Episodes:
         ways: classes per episode, ``None`` in regression.
         loss: outputs and labels of T tasks to one loss per task, which training minimises.
         metric: what tables report.
+        support_encoded: what a frozen second network makes of the support samples, ``(T, N, E)``, where it is known.
+        query_encoded: the same of the queries.
     """
 
     support: Tensor
@@ -164,11 +168,13 @@ class Episodes:
     ways: int | None
     loss: Loss = cross_entropy
     metric: Metric = ACCURACY
+    support_encoded: Tensor | None = None
+    query_encoded: Tensor | None = None
 
     @property
     def support_set(self) -> SupportSet:
         """What a method adapts to."""
-        return SupportSet(self.support, self.support_labels, self.ways, self.loss)
+        return SupportSet(self.support, self.support_labels, self.ways, self.loss, encoded=self.support_encoded)
 
     def __len__(self) -> int:
         return len(self.support)
@@ -194,6 +200,7 @@ class Episodes:
         return self._with(lambda tensor: tensor.to(device))
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> Episodes:
-        tensors = ("support", "support_labels", "query", "query_labels")
-        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in tensors}
+        names = ("support", "support_labels", "query", "query_labels", "support_encoded", "query_encoded")
+        tensors = {name: getattr(self, name) for name in names}
+        changed: dict[str, Any] = {name: change(own) for name, own in tensors.items() if own is not None}
         return replace(self, **changed)

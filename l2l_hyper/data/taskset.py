@@ -115,6 +115,7 @@ class TensorTaskset:
         self._members = np.concatenate(members)
         self._sizes = np.array([len(m) for m in members], np.int64)
         self._starts = np.cumsum(self._sizes) - self._sizes
+        self.encoded: Tensor | None = None
         self._turned: Tensor | None = None
         self._next = 0
         self._check(ways, samples, 0)
@@ -155,6 +156,7 @@ class TensorTaskset:
         """The same taskset with its samples on ``device``."""
         moved = copy.copy(self)
         moved.x, moved._turned = self.x.to(device), None
+        moved.encoded = None if self.encoded is None else self.encoded.to(device)
         return moved
 
     def batch(
@@ -194,6 +196,8 @@ class TensorTaskset:
             ways=ways,
             loss=self.loss,
             metric=self.metric,
+            support_encoded=self._gather_encoded(picks[:, :, :shots]),
+            query_encoded=self._gather_encoded(picks[:, :, shots:]),
         )
 
     def episode(
@@ -213,11 +217,29 @@ class TensorTaskset:
         labels = torch.from_numpy((classes + turns * self.num_classes)[:, 0])
         return self._gather(picks, turns)[:, 0], labels.to(self.device, non_blocking=True)
 
-    def of_class(self, number: int) -> tuple[NDArray[np.int64], Tensor]:
-        """All samples of a class, upright: their indices in ``x``, and themselves as episodes give them, ``(N, *)``."""
+    def members(self, number: int) -> NDArray[np.int64]:
+        """Indices in ``x`` of the samples of a class."""
         start = self._starts[number]
-        picks = np.arange(start, start + self._sizes[number])[None, None]
-        return self._members[picks[0, 0]], self._gather(picks, np.zeros((1, 1), np.int64))[0]
+        return self._members[start : start + self._sizes[number]]
+
+    def at(self, indices: Tensor) -> Tensor:
+        """The samples at ``indices`` of ``x``, as episodes give them but not turned, ``(N, *)``."""
+        return self._scaled(self.x, indices.to(self.device))
+
+    def with_encoded(self, encoded: Tensor) -> TensorTaskset:
+        """The same taskset, whose episodes carry what a network makes of each sample.
+
+        Args:
+            encoded: for each sample of ``x``, ``(N, E)``, whichever way an episode turns it.
+
+        Raises:
+            InputError: for another number of rows.
+        """
+        if len(encoded) != len(self.x):
+            raise InputError(f"expected features of each of {len(self.x)} samples, got {len(encoded)} rows")
+        carrying = copy.copy(self)
+        carrying.encoded = encoded.to(self.device)
+        return carrying
 
     def fingerprint(
         self, count: int, *, ways: int | None = None, shots: int, queries: int, seed: int | None = None
@@ -321,15 +343,24 @@ class TensorTaskset:
     def _gather(self, picks: NDArray[np.int64], turns: NDArray[np.int64]) -> Tensor:
         """Samples with shape (T, ways * samples, *) at positions (T, ways, samples)."""
         rows = picks + turns[:, :, None] * len(self._members) if self.rotations else self._members[picks]
-        source = self._turns() if self.rotations else self.x
         at = torch.from_numpy(rows.reshape(-1)).to(self.device, non_blocking=True)
+        return self._scaled(self._turns() if self.rotations else self.x, at).view(len(picks), -1, *self.sample_shape)
+
+    def _gather_encoded(self, picks: NDArray[np.int64]) -> Tensor | None:
+        """What episodes carry of the samples at positions (T, ways, samples), (T, ways * samples, E)."""
+        if self.encoded is None:
+            return None
+        at = torch.from_numpy(self._members[picks].reshape(-1)).to(self.device, non_blocking=True)
+        return self.encoded.index_select(0, at).view(len(picks), -1, self.encoded.shape[1])
+
+    def _scaled(self, source: Tensor, at: Tensor) -> Tensor:
+        """Samples of a source as episodes give them, (N, *)."""
         if self.scale is None:
-            return source.index_select(0, at).view(len(picks), -1, *self.sample_shape)
+            return source.index_select(0, at)
         # Filled, not made by .float(): allocated ahead of the uint8 copy, its memory is used again by the next batch.
         dtype = source.dtype if source.is_floating_point() else torch.float32
-        x = torch.empty((rows.size, *self.sample_shape), dtype=dtype, device=self.device)
+        x = torch.empty((len(at), *self.sample_shape), dtype=dtype, device=self.device)
         x.copy_(source.index_select(0, at))
-        x = x.view(len(picks), -1, *self.sample_shape)
         if isinstance(self.scale, tuple):
             per_channel = (-1, *(1 for _ in self.sample_shape[1:]))
             mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(per_channel) for v in self.scale)

@@ -26,6 +26,7 @@ from .encoder import read_encoder
 from .memory import peak_memory_mb, reset_peak_memory, tasks_at_once
 from .parts import Parts
 from .recipe.classification import attach_classifier, with_rotation_classes
+from .recipe.encoding import with_encoded
 from .recipe.objective import Objective, training_episodes
 from .recipe.optimizer import backbone_parameters, learning_rate_factor, make_optimizer, set_learning_rate
 from .recipe.pretrained import read_pretrained
@@ -138,6 +139,8 @@ class _Training:
             attach_classifier(method, train, e.classifier)
         if pretrained is not None:
             pretrained.load_heads(method)
+        if e.encode_once and method.reader is not None:
+            episodic = with_encoded(episodic, method.reader, self.device)
         self.autocast = in_precision(e, self.device)
         with self.autocast:
             require_contract(method, run.method, first)

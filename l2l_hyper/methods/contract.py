@@ -60,6 +60,11 @@ class Method(nn.Module):
     adapts_features: bool = False
     transductive: bool = False
 
+    @property
+    def reader(self) -> nn.Module | None:
+        """A frozen second network whose features of the samples episodes may carry."""
+        return None
+
     def adapt(self, support: SupportSet) -> Any:
         """Adapt to T tasks; whatever this returns goes to :meth:`predict`."""
         raise NotImplementedError

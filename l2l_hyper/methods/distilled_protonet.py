@@ -63,6 +63,11 @@ class DistilledProtoNet(ProtoNet):
         self.weight = options.weight
         self.teacher = second_network(share_copy(encoder).requires_grad_(False)).eval()
 
+    @property
+    def reader(self) -> nn.Module:
+        """The teacher."""
+        return self.teacher
+
     def train(self, mode: bool = True) -> DistilledProtoNet:
         """As of any module; the teacher stays in evaluation mode."""
         super().train(mode)

@@ -175,7 +175,7 @@ class HyperAdapter(Method):
         self.adapts_features = bool(self.body)
         attention: dict[str, Any] = {"width": o.width, "blocks": o.blocks, "heads": o.heads, "dropout": o.dropout}
         self.linear_map = linear_map(features) if o.linear_map else nn.Identity()
-        self.encoder, self.encoder_is_frozen = None, False
+        self.encoder = None
         if encoder is not None:
             self.encoder = second_network(encoder)
             self.encoder_is_frozen = not any(p.requires_grad for p in self.encoder.parameters())
@@ -190,6 +190,11 @@ class HyperAdapter(Method):
         self.controls = tuple(_CONTROLS) if o.residual or self.distillation is not None else ()
         shapes = {name: own.shape for name, own in self.network.module.named_parameters() if name in self.body}
         self.modulation = Modulation(features, shapes, o.modulation, **attention) if o.residual and shapes else None
+
+    @property
+    def reader(self) -> nn.Module | None:
+        """The encoder, if it is frozen."""
+        return None if self.encoder is None or not self.encoder_is_frozen else self.encoder
 
     def initial(self, tasks: int) -> Adapted:
         """The network's own values of what is generated and has such values, for T tasks."""
@@ -209,7 +214,6 @@ class HyperAdapter(Method):
         with torch.set_grad_enabled(differentiable or self.iterative):
             before = self.initial(len(support)) if adapted is None else adapted
             weights, sums, penalty, first = before.weights, before.sums, before.penalty, not before.steps
-            encoded = before.encoded
             if not differentiable:
                 weights = leaves(weights)
             read = weights if self.iterative or not first else None  # the network's own are faster when they are shared
@@ -249,9 +253,8 @@ class HyperAdapter(Method):
                         layer = make(self.linear_map(seen.features), targets)
                     head = self.network.head_weights(*layer)
                     encoded = self._read(support)
-                    shown = None if encoded is None else encoded.features
-                    learned, of_head = self._learned(layer, seen, shown, targets, support)
-                    distilled = self._distilled(shown, targets)
+                    learned, of_head = self._learned(layer, seen, encoded, targets, support)
+                    distilled = self._distilled(encoded, targets)
                     penalty = penalty + of_head
                     added = {**learned, **distilled}
                     sums = {name: (head[name], learned.get(name), distilled.get(name)) for name in added}
@@ -259,8 +262,7 @@ class HyperAdapter(Method):
                 weights = {**weights, **head}
             if self.iterative and self.body and seen.statistics:  # the queries meet those of the adapted network
                 seen = self.network(support.x, weights, track=track)
-        kept = encoded if self.encoder_is_frozen else None
-        made = Adapted(weights, seen.statistics, penalty, before.steps + 1, sums, kept)
+        made = Adapted(weights, seen.statistics, penalty, before.steps + 1, sums)
         return made if differentiable else made.detached()
 
     def predict(self, adapted: Adapted, query: Tensor) -> Tensor:
@@ -284,7 +286,7 @@ class HyperAdapter(Method):
         own = super().loss(adapted, outputs, episodes)
         if self.encoder is None or not self.options.teacher:
             return own
-        return own + self.options.teacher * divergence(self.encoder, outputs, episodes, adapted.encoded)
+        return own + self.options.teacher * divergence(self.encoder, outputs, episodes)
 
     def train(self, mode: bool = True) -> HyperAdapter:
         """As of any module; a frozen encoder stays in evaluation mode."""
@@ -349,13 +351,14 @@ class HyperAdapter(Method):
                 rows = F.normalize(rows, dim=-1) * base.norm(dim=-1, keepdim=True)
         return rows if distilled is None else rows + distilled
 
-    def _read(self, support: SupportSet) -> Pass | None:
-        """The pass of the support samples through the encoder, where something reads it."""
+    def _read(self, support: SupportSet) -> Tensor | None:
+        """What the encoder makes of the support samples, ``(T, N, E)``, where something reads it."""
         if self.encoder is None or (self.residual is None and self._bank_used is None):
             return None
+        if support.encoded is not None:
+            return support.encoded
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
-            seen = self.encoder(support.x)
-        return seen._replace(features=in_float32(seen.features))
+            return in_float32(self.encoder(support.x).features)
 
     def _modulated(
         self, modulation: Modulation, seen: Pass, weights: dict[str, Tensor]

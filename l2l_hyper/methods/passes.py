@@ -57,7 +57,6 @@ class Adapted:
         penalty: what the loss of each task gains, ``(T,)``.
         steps: how often the tasks were adapted.
         sums: of the weights to which something was added, what they were, what was generated, and what was distilled.
-        encoded: the pass of the support sets through a frozen encoder, while there is a graph.
     """
 
     weights: dict[str, Tensor]
@@ -65,10 +64,9 @@ class Adapted:
     penalty: Tensor | float = 0.0
     steps: int = 1
     sums: dict[str, tuple[Tensor, Tensor | None, Tensor | None]] = field(default_factory=dict)
-    encoded: Pass | None = None
 
     def converted(self, change: Callable[[Tensor], Tensor]) -> Adapted:
-        """The same with every tensor changed, without what was encoded."""
+        """The same with every tensor changed."""
         statistics = {name: (change(mean), change(var)) for name, (mean, var) in self.statistics.items()}
         penalty = change(self.penalty) if isinstance(self.penalty, Tensor) else self.penalty
         weights = {name: change(w) for name, w in self.weights.items()}

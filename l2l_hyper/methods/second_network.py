@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ..data.episode import Episodes
 from ..errors import InputError
 from ..functional import EpisodicBatchNorm, convert_norm, share_copy
-from .taskwise import Pass, TaskwiseNetwork, class_means
+from .taskwise import TaskwiseNetwork, class_means
 
 __all__ = ["divergence", "second_network"]
 
@@ -36,25 +36,26 @@ def second_network(network: nn.Module) -> TaskwiseNetwork:
     return second
 
 
-def divergence(teacher: TaskwiseNetwork, outputs: Tensor, episodes: Episodes, support: Pass | None = None) -> Tensor:
+def divergence(teacher: TaskwiseNetwork, outputs: Tensor, episodes: Episodes) -> Tensor:
     r"""Of the predictions for the queries from a teacher's, which is a cosine Prototypical Network with scale 10.
 
     .. math:: \operatorname{KL}\bigl(p_{\text{teacher}} \,\Vert\, \operatorname{softmax}(\text{outputs})\bigr)
 
     Args:
-        teacher: its features are compared; it gets no gradient.
+        teacher: its features are compared, or those that the episodes carry; it gets no gradient.
         outputs: ``(T, Q, C)``.
         episodes: T of them.
-        support: the pass of their support sets through the teacher, where there has been one.
 
     Returns:
         The mean over the queries of each episode, ``(T,)``.
     """
     with torch.no_grad():
-        seen = teacher(episodes.support) if support is None else support
-        passed = teacher(episodes.query, None, seen.statistics)
-        shown, query = (F.normalize(of.features, dim=-1) for of in (seen, passed))
-        means, _ = class_means(shown, episodes.support_set.one_hot(shown.dtype))
+        shown, asked = episodes.support_encoded, episodes.query_encoded
+        if shown is None or asked is None:
+            seen = teacher(episodes.support)
+            shown, asked = seen.features, teacher(episodes.query, None, seen.statistics).features
+        support, query = (F.normalize(features, dim=-1) for features in (shown, asked))
+        means, _ = class_means(support, episodes.support_set.one_hot(support.dtype))
         taught = (_SCALE * query @ F.normalize(means, dim=-1).mT).log_softmax(-1)
     apart = F.kl_div(outputs.log_softmax(-1), taught, log_target=True, reduction="none")
     return apart.sum(-1).mean(-1)

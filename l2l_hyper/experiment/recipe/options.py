@@ -25,6 +25,8 @@ class Recipe:
         rotation_classes: whether images turned by 90, 180 and 270 degrees are further training classes.
         subclasses: into how many subclasses each training class is divided for the episodes; 0 for none.
         subclass_encoder: checkpoint of the network by whose features; {seed} in it stands for the seed.
+        encode_once: whether a frozen encoder or teacher reads each training sample once, as it is, before training, and
+            not each time anew, as it is augmented.
         class_batch: images per iteration that are classified among all training classes; 0 for none.
         class_weight: weight of their loss beside the mean loss of the episodes.
         classifier: what classifies them: cosine, with a learned centre and scale, or linear.
@@ -43,6 +45,7 @@ class Recipe:
     rotation_classes: bool = False
     subclasses: Natural = 0
     subclass_encoder: Name | None = None
+    encode_once: bool = False
     class_batch: Natural = 0
     class_weight: Positive = 1.0
     classifier: Literal["cosine", "linear"] = "cosine"

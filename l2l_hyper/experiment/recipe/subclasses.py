@@ -12,7 +12,6 @@ import warnings
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 from torch import nn
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from ...data.taskset import TensorTaskset
 from ...errors import InputError
 from ...methods.second_network import second_network
+from .encoding import encoded
 
 __all__ = ["divided", "with_subclasses"]
 
@@ -42,16 +42,12 @@ def with_subclasses(taskset: Any, encoder: nn.Module, count: int, *, samples: in
             f"subclasses={count} needs a training taskset that knows the class of each sample, a TensorTaskset, got "
             f"{type(taskset).__name__}; use subclasses=0"
         )
-    network = second_network(encoder).to(taskset.device)
-    if taskset.device.type == "cpu":
-        network.to(memory_format=torch.channels_last)
+    features = encoded(taskset, second_network(encoder).to(taskset.device), taskset.device)
+    of_unit_length = F.normalize(features, dim=-1).cpu().numpy()
     subclasses = []
-    for number in range(taskset.num_classes):
-        indices, x = taskset.of_class(number)
-        with torch.no_grad():
-            features = torch.cat([network(part[None]).features[0] for part in x.split(512)])
-        labels = divided(F.normalize(features.float(), dim=-1).cpu().numpy(), count, samples=samples)
-        subclasses += [indices[labels == label] for label in range(labels.max() + 1)]
+    for members in map(taskset.members, range(taskset.num_classes)):
+        labels = divided(of_unit_length[members], count, samples=samples)
+        subclasses += [members[labels == label] for label in range(labels.max() + 1)]
     return TensorTaskset(
         taskset.x,
         subclasses,
