@@ -16,7 +16,7 @@ from l2l_hyper import InputError
 from l2l_hyper.data import Episodes, TensorTaskset
 from l2l_hyper.experiment.checkpoint import checkpoint_path
 from l2l_hyper.experiment.config import Experiment, Run
-from l2l_hyper.experiment.recipe.encoding import encoded, with_encoded
+from l2l_hyper.experiment.recipe.encoding import encoded
 from l2l_hyper.functional import convert_norm
 from l2l_hyper.methods import METHODS, Method
 from l2l_hyper.methods.second_network import second_network
@@ -50,7 +50,7 @@ def test_episodes_carry_what_the_network_makes_of_their_samples() -> None:
 
     taskset = images(scale=3.0)
     network = second_network(Half().requires_grad_(False))
-    episodes = with_encoded(taskset, network, CPU).batch(range(3), shots=2, queries=3)
+    episodes = taskset.with_encoded(encoded(taskset, network, CPU)).batch(range(3), shots=2, queries=3)
     plain = taskset.batch(range(3), shots=2, queries=3)
     assert torch.equal(episodes.support, plain.support) and plain.support_encoded is None
     for x, carried in ((plain.support, episodes.support_encoded), (plain.query, episodes.query_encoded)):
@@ -67,7 +67,7 @@ def test_loss_and_gradient_are_those_of_an_encoder_that_reads_each_episode(name:
     read: list[int] = []
     method.reader.register_forward_hook(lambda *call: read.append(1))  # type: ignore[union-attr]
     found = []
-    for tasks in (taskset, with_encoded(taskset, method.reader, CPU)):
+    for tasks in (taskset, taskset.with_encoded(encoded(taskset, method.reader, CPU))):
         before = len(read)
         episodes: Episodes = tasks.batch(range(3), shots=2, queries=3)
         method.zero_grad()
@@ -112,16 +112,13 @@ def test_without_augmentation_training_is_the_same(tmp_path: Path, name: str) ->
 
 
 def test_what_cannot_be_read_once_is_refused() -> None:
-    network, reader = (
-        second_network(convert_norm(larger(), "support").requires_grad_(False)),
-        built("hyper-adapter").reader,
-    )
+    network = second_network(convert_norm(larger(), "support").requires_grad_(False))
     with pytest.raises(InputError, match="layer 'module.1' normalizes by statistics of the support set"):
-        with_encoded(images(), network, CPU)
-    with pytest.raises(InputError, match="got rotations='class'; use encode_once=false"):
-        with_encoded(images(rotations="class"), reader, CPU)
-    with pytest.raises(InputError, match="a TensorTaskset, got object; use encode_once=false"):
-        with_encoded(object(), reader, CPU)
+        encoded(images(), network, CPU)
+    with pytest.raises(InputError, match="a TensorTaskset, got object; use subclasses=0 and encode_once=false"):
+        encoded(object(), network, CPU)
+    with pytest.raises(InputError, match="gives images as they are, got rotations='class'"):
+        images(rotations="class").with_encoded(torch.zeros(72, 2))
     with pytest.raises(InputError, match="expected features of each of 72 samples, got 5 rows"):
         images().with_encoded(torch.zeros(5, 2))
 

@@ -230,11 +230,16 @@ class TensorTaskset:
         """The same taskset, whose episodes carry what a network makes of each sample.
 
         Args:
-            encoded: for each sample of ``x``, ``(N, E)``, whichever way an episode turns it.
+            encoded: for each sample of ``x``, ``(N, E)``.
 
         Raises:
-            InputError: for another number of rows.
+            InputError: for another number of rows, and where the taskset turns images.
         """
+        if self.rotations:
+            raise InputError(
+                f"expected a taskset that gives images as they are, got rotations={self.rotations!r}; "
+                "leave out encode_once"
+            )
         if len(encoded) != len(self.x):
             raise InputError(f"expected features of each of {len(self.x)} samples, got {len(encoded)} rows")
         carrying = copy.copy(self)

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..data import TensorTaskset
 from ..errors import InputError
 from ..methods import Method
+from ..methods.second_network import second_network
 from ..statistics import episode_interval
 from ..stopping import Stopped, held
 from .checkpoint import Checkpoint, Damaged, State, checkpoint_path, load_checkpoint, save_checkpoint
@@ -26,7 +27,7 @@ from .encoder import read_encoder
 from .memory import peak_memory_mb, reset_peak_memory, tasks_at_once
 from .parts import Parts
 from .recipe.classification import attach_classifier, with_rotation_classes
-from .recipe.encoding import with_encoded
+from .recipe.encoding import encoded
 from .recipe.objective import Objective, training_episodes
 from .recipe.optimizer import backbone_parameters, learning_rate_factor, make_optimizer, set_learning_rate
 from .recipe.pretrained import read_pretrained
@@ -124,9 +125,13 @@ class _Training:
         self.run, self.parts, self.device = run, parts, parts.device
         self.on_gpu = self.device.type != "cpu"
         self.checkpoint = None if folder is None else checkpoint_path(folder, run)
-        train = with_rotation_classes(parts.tasksets.train) if e.rotation_classes else parts.tasksets.train
+        train: Any = with_rotation_classes(parts.tasksets.train) if e.rotation_classes else parts.tasksets.train
         largest = {**training_episodes(e), "shots": max(e.train_shots or (e.shots,))}
-        episodic = _with_subclasses(train, run, largest["shots"] + largest["queries"]) if e.subclasses else train
+        episodic = train
+        known: dict[Any, Tensor] = {}  # what an encoder makes of all samples
+        if e.subclass_encoder is not None:
+            samples = largest["shots"] + largest["queries"]
+            episodic, known[e.subclass_encoder] = _divided(train, run, self.device, samples)
         first = episodic.batch([0], **largest).to(self.device)
         last = parts.tasksets.test.batch([0], **tested_form(e, e.shots)).to(self.device)
         self.model = parts.model(run, first)
@@ -140,7 +145,9 @@ class _Training:
         if pretrained is not None:
             pretrained.load_heads(method)
         if e.encode_once and method.reader is not None:
-            episodic = with_encoded(episodic, method.reader, self.device)
+            if (features := known.get(run.options.get("encoder"))) is None:
+                features = encoded(train, method.reader, self.device)
+            episodic = episodic.with_encoded(features)
         self.autocast = in_precision(e, self.device)
         with self.autocast:
             require_contract(method, run.method, first)
@@ -322,12 +329,13 @@ class _Training:
         )
 
 
-def _with_subclasses(train: Any, run: Run, samples: int) -> TensorTaskset:
-    """The training taskset with its classes divided by what the subclass encoder sees in them."""
+def _divided(train: Any, run: Run, device: torch.device, samples: int) -> tuple[TensorTaskset, Tensor]:
+    """The training taskset with its classes divided by the subclass encoder, and what that makes of all its samples."""
     e = run.experiment
     shape = tuple(train.batch([0], shots=1, queries=1).support.shape[2:])
-    encoder = read_encoder(str(e.subclass_encoder), run.seed, shape)
-    return with_subclasses(train, encoder, e.subclasses, samples=samples)
+    encoder = second_network(read_encoder(str(e.subclass_encoder), run.seed, shape)).to(device)
+    features = encoded(train, encoder, device)
+    return with_subclasses(train, features, e.subclasses, samples=samples), features
 
 
 def _require_shared(run: Run) -> None:

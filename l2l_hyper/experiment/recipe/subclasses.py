@@ -9,40 +9,27 @@ classes keep to the classes.
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
-from torch import nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ...data.taskset import TensorTaskset
-from ...errors import InputError
-from ...methods.second_network import second_network
-from .encoding import encoded
 
 __all__ = ["divided", "with_subclasses"]
 
 
-def with_subclasses(taskset: Any, encoder: nn.Module, count: int, *, samples: int) -> TensorTaskset:
+def with_subclasses(taskset: TensorTaskset, features: Tensor, count: int, *, samples: int) -> TensorTaskset:
     """The taskset with up to ``count`` subclasses in place of each class.
 
     Args:
         taskset: of training.
-        encoder: a frozen network whose features (the inputs of its last ``nn.Linear``) divide the classes.
+        features: of all its samples, ``(N, D)``.
         count: subclasses per class before small ones are dissolved.
         samples: samples per class of an episode, which each subclass has at least.
-
-    Raises:
-        InputError: for anything but a TensorTaskset.
     """
-    if not isinstance(taskset, TensorTaskset):
-        raise InputError(
-            f"subclasses={count} needs a training taskset that knows the class of each sample, a TensorTaskset, got "
-            f"{type(taskset).__name__}; use subclasses=0"
-        )
-    features = encoded(taskset, second_network(encoder).to(taskset.device), taskset.device)
     of_unit_length = F.normalize(features, dim=-1).cpu().numpy()
     subclasses = []
     for members in map(taskset.members, range(taskset.num_classes)):
