@@ -80,9 +80,9 @@ def evaluate_on(
     for first, end in pairwise([*starts, len(indices)]):  # no task is alone under controls
         part = taskset.batch(indices[first:end], **form).to(device)
         adapted = method.adapt(part.support_set)
-        outputs = method.predict(adapted, part.query)
+        each = [adapted, *(method.controlled(adapted, control) for control in controls)]
+        outputs, *under = method.predict_each(each, part.query)
         losses.append(part.loss(outputs, part.query_labels))
-        under = [method.predict(method.controlled(adapted, control), part.query) for control in controls]
         scores.append(torch.stack([metric.of(answer, part.query_labels) for answer in (outputs, *under)]))
         if part.ways is not None:
             bins += _binned(outputs, part.query_labels)

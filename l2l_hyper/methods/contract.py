@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -72,6 +72,10 @@ class Method(nn.Module):
     def predict(self, adapted: Any, query: Tensor) -> Tensor:
         """Outputs ``(T, Q, *)``, such as logits ``(T, Q, C)``, on queries ``(T, Q, *)``."""
         raise NotImplementedError
+
+    def predict_each(self, adapted: Sequence[Any], query: Tensor) -> list[Tensor]:
+        """Outputs ``(T, Q, *)`` for each of several adaptations of the same tasks, such as those under controls."""
+        return [self.predict(one, query) for one in adapted]
 
     def penalty(self, adapted: Any) -> Tensor | float:
         """A term that is added to the loss of each task, shape ``(T,)``."""

@@ -29,7 +29,7 @@ number of ways and shots will do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ from .inner_loop import inner_loop, leaves
 from .modulation import Kind, Modulation, below_head
 from .residual import Generator, Residual
 from .second_network import divergence, second_network
-from .taskwise import Adapted, Pass, TaskwiseNetwork, linear_map
+from .taskwise import Adapted, Head, Pass, TaskwiseNetwork, linear_map
 
 __all__ = ["HyperAdapter", "HyperAdapterOptions", "Residual"]
 
@@ -268,6 +268,17 @@ class HyperAdapter(Method):
     def predict(self, adapted: Adapted, query: Tensor) -> Tensor:
         """Outputs ``(T, Q, C)``."""
         return self.network(query, adapted.weights, adapted.statistics).outputs
+
+    def predict_each(self, adapted: Sequence[Adapted], query: Tensor) -> list[Tensor]:
+        """Outputs ``(T, Q, C)`` for each; queries pass the network once where adaptations differ in its end alone."""
+        first, *others = adapted
+        seen = self.network(query, first.weights, first.statistics)
+        below = [name for name in first.weights if name not in first.sums]
+        same = all(one.weights[name] is first.weights[name] for one in others for name in below)
+        ends = seen.outputs.shape == seen.logits.shape and torch.equal(seen.outputs, seen.logits)
+        if same and ends and isinstance(self.network.head, Head):
+            return [seen.outputs, *(self.network.last_layer(one.weights, seen.features) for one in others)]
+        return [seen.outputs, *(self.predict(one, query) for one in others)]
 
     def controlled(self, adapted: Adapted, control: str) -> Adapted:
         """The last layer with another residual: none, that of the next task, the mean of all tasks, or a random one."""

@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..functional import (
     Statistics,
     autocast_enabled,
+    full_precision,
     replaced,
     share_copy,
     slots,
@@ -114,6 +115,22 @@ class TaskwiseNetwork(nn.Module):
         prefix = f"{self.head_name}." if self.head_name else ""
         parts = {"weight": weight, "bias": bias, "quadratic": quadratic}
         return {f"{prefix}{name}": w for name, w in parts.items() if w is not None}
+
+    def last_layer(self, weights: Mapping[str, Tensor], features: Tensor) -> Tensor:
+        """Logits ``(T, N, C)`` of what the last layer has read ``(T, N, D)``, under the weights of T tasks by name."""
+        prefix = f"{self.head_name}." if self.head_name else ""
+        weight, bias, quadratic = (
+            weights.get(f"{prefix}{name}", getattr(self.head, name, None)) for name in ("weight", "bias", "quadratic")
+        )
+        assert weight is not None
+        with full_precision(features.device):
+            x = features.to(weight.dtype)
+            logits = x @ weight.mT
+            if bias is not None:
+                logits = logits + bias.unsqueeze(-2)
+            if quadratic is not None:
+                logits = logits + x.square() @ quadratic.mT
+        return logits
 
     @property
     def head_names(self) -> list[str]:
