@@ -19,7 +19,7 @@ from l2l_hyper.experiment.checkpoint import checkpoint_path, load_checkpoint
 from l2l_hyper.experiment.evaluation import evaluate_on
 from l2l_hyper.experiment.records import Record, read_records
 from l2l_hyper.experiment.trial import multiply_adds_per_query
-from l2l_hyper.methods import METHODS
+from l2l_hyper.methods import METHODS, Method
 
 SMALL = {
     "backbone": "conv4",
@@ -122,7 +122,7 @@ def test_the_calibration_error_is_that_of_its_definition() -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 6])
 def test_controls_exchange_between_tasks_however_few_go_at_once(batch_size: int) -> None:
-    class Told(nn.Module):  # answers with what it was told of its task
+    class Told(Method):  # answers with what it was told of its task
         controls = ("another task's",)
 
         def adapt(self, support: SupportSet) -> Tensor:

@@ -33,7 +33,7 @@ from l2l_hyper.experiment.evaluation import evaluate_on
 from l2l_hyper.experiment.parts import Parts
 from l2l_hyper.experiment.plan import from_flags, make_plan, read_preset
 from l2l_hyper.experiment.sweep import grid_points
-from l2l_hyper.methods import METHODS
+from l2l_hyper.methods import METHODS, Method
 from l2l_hyper.methods.hyper_adapter import HyperAdapterOptions
 from l2l_hyper.settings import defaults
 
@@ -306,7 +306,7 @@ def test_a_graph_that_outgrows_memory_is_refused(monkeypatch: Any) -> None:
 
 
 def test_outputs_that_are_not_finite_are_no_right_answers() -> None:
-    class Diverged(nn.Module):
+    class Diverged(Method):
         def adapt(self, support: SupportSet) -> None:
             return None
 
@@ -315,7 +315,7 @@ def test_outputs_that_are_not_finite_are_no_right_answers() -> None:
 
     tasks = TensorTaskset(torch.zeros(8, 3), torch.arange(8) % 2, ways=2, samples=2)
     form, device = {"ways": 2, "shots": 1, "queries": 1}, torch.device("cpu")
-    method: Any = Diverged()
+    method = Diverged()
     measured = evaluate_on(method, tasks, range(4), ACCURACY, form=form, device=device, batch_size=2)
     assert measured.scores.isnan().all()
     outputs, labels = torch.tensor([[[torch.nan, 0.0], [1.0, 0.0]]]), torch.tensor([[0, 0]])
