@@ -132,6 +132,7 @@ def test_table_of_methods_is_that_of_the_records() -> None:
         ("cifarfs-small-8", "Conv4-64", "cifarfs-encoder/pretrain", ["docs/results.md"]),
         ("cifarfs-small-8-wrn28", "WRN-28-1", "cifarfs-wrn28", ["docs/results.md"]),
         ("cifarfs-small-8-subclasses", "WRN-28-1", "cifarfs-wrn28", ["docs/results.md", "README.md"]),
+        ("cifarfs-small-4-subclasses", "WRN-28-1", "cifarfs-wrn28", ["docs/results.md"]),
     ],
 )
 def test_table_of_small_networks_is_that_of_the_records(name: str, reader: str, large: str, pages: list[str]) -> None:
