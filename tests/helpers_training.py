@@ -10,11 +10,24 @@ from typing import Any
 import torch
 
 from l2l_hyper.data import ACCURACY, Episodes, Metric, Taskset, get_tasksets
-from l2l_hyper.experiment.config import Run
+from l2l_hyper.experiment.config import Experiment, Run
 from l2l_hyper.experiment.parts import Parts
 from l2l_hyper.experiment.plan import Plan
 from l2l_hyper.experiment.training import Progress, Step, train_and_test
 
+LITTLE = Experiment(
+    ways=3,
+    queries=2,
+    iterations=4,
+    meta_batch=2,
+    validate_every=2,
+    validation_episodes=4,
+    test_episodes=5,
+    channels=8,
+    backbone="conv4",
+    normalization="running",
+    class_batch=12,
+)
 TIMES = ("seconds_to_train", "adaptation_ms", "peak_memory_mb")
 
 

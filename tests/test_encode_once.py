@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from helpers_methods import larger, small_network
-from helpers_training import train
+from helpers_training import LITTLE, train
 from torch import nn
 
 from l2l_hyper import InputError
 from l2l_hyper.data import Episodes, TensorTaskset
 from l2l_hyper.experiment.checkpoint import checkpoint_path
-from l2l_hyper.experiment.config import Experiment, Run
+from l2l_hyper.experiment.config import Run
 from l2l_hyper.experiment.recipe.encoding import encoded
 from l2l_hyper.functional import convert_norm
 from l2l_hyper.methods import METHODS, Method
@@ -76,34 +76,19 @@ def test_loss_and_gradient_are_those_of_an_encoder_that_reads_each_episode(name:
         loss.sum().backward()
         found.append((loss, {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}))
         assert (len(read) > before) == (tasks is taskset)
-        read.clear()
     torch.testing.assert_close(found[0], found[1])
     assert len(found[0][1]) > 5
 
 
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_without_augmentation_training_is_the_same(tmp_path: Path, name: str) -> None:
-    stage = Experiment(
-        tasksets="glyphs",
-        ways=3,
-        queries=2,
-        iterations=4,
-        meta_batch=2,
-        validate_every=2,
-        validation_episodes=4,
-        test_episodes=5,
-        channels=8,
-        backbone="conv4",
-        normalization="running",
-        class_batch=12,
-    )
-    first = Run(experiment=stage, method="protonet")
+    first = Run(experiment=LITTLE, method="protonet")
     train(first, tmp_path / "first")
     encoder = str(checkpoint_path(tmp_path / "first", first))
     losses = {}
     for once in (False, True):
         for augmentation in ("none", "crop-flip"):
-            experiment = replace(stage, encode_once=once, augmentation=augmentation)
+            experiment = replace(LITTLE, encode_once=once, augmentation=augmentation)
             run = Run(experiment=experiment, method=name, options={**ROWS[name], "encoder": encoder})
             record = train(run, tmp_path / f"{once}-{augmentation}")
             losses[once, augmentation] = [point["loss"] for point in record["training"]]

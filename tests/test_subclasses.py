@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers_training import Killed, kill_at, train, without_times
+from helpers_training import LITTLE, Killed, kill_at, train, without_times
 
 from l2l_hyper import InputError
 from l2l_hyper.data import TensorTaskset
@@ -77,30 +77,17 @@ def test_small_subclasses_join_the_nearest() -> None:
 def test_a_training_with_more_ways_than_classes_goes_on_to_the_identical_result(tmp_path: Path) -> None:
     images = torch.rand(5 * 40, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     given = [TensorTaskset(images, torch.arange(5).repeat_interleave(40), ways=3, samples=3, name=n) for n in "abc"]
-    stage = Experiment(
-        ways=3,
-        queries=2,
-        iterations=4,
-        meta_batch=2,
-        validate_every=2,
-        validation_episodes=4,
-        test_episodes=5,
-        channels=8,
-        backbone="conv4",
-        normalization="running",
-        class_batch=12,
-    )
-    first = Run(experiment=stage, method="protonet")
+    first = Run(experiment=LITTLE, method="protonet")
     before = train(first, tmp_path / "first", tasksets=given)
     encoder = str(checkpoint_path(tmp_path / "first", first))
-    run = replace(first, experiment=replace(stage, train_ways=8, subclasses=3, subclass_encoder=encoder))
+    run = replace(first, experiment=replace(LITTLE, train_ways=8, subclasses=3, subclass_encoder=encoder))
     whole = train(run, tmp_path / "whole", tasksets=given)
     with pytest.raises(Killed):
         train(run, tmp_path / "killed", tasksets=given, progress=kill_at(3))
     assert without_times(train(run, tmp_path / "killed", tasksets=given)) == without_times(whole)
     assert whole["manifest"] == before["manifest"]
     with pytest.raises(InputError, match="has 5 classes, got ways=8"):
-        train(replace(first, experiment=replace(stage, train_ways=8)), tmp_path / "none", tasksets=given)
+        train(replace(first, experiment=replace(LITTLE, train_ways=8)), tmp_path / "none", tasksets=given)
 
 
 @pytest.mark.parametrize("given", [{"subclasses": 2}, {"subclass_encoder": "runs/a.safetensors"}])

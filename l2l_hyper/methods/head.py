@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..functional import autocast_enabled, full_precision, slots
 from .trace import linear_layers, made_by, outputs_in
 
-__all__ = ["Head", "HeadPass", "find_head", "record_head", "recording", "tied_to"]
+__all__ = ["Head", "HeadPass", "find_head", "last_layer", "record_head", "recording", "tied_to"]
 
 
 class Head(nn.Linear):
@@ -56,16 +56,18 @@ class Head(nn.Linear):
         """Outputs in the precision of the weights, and of the input outside :class:`torch.autocast`."""
         dtype = self.weight.dtype if autocast_enabled(input.device) else input.dtype
         with full_precision(input.device):
-            x = self.read(input)
-            outputs = F.linear(x, self.weight, self.bias)
-            if self.quadratic is not None:
-                outputs = outputs + F.linear(x.square(), self.quadratic)
-            return outputs.to(dtype)
+            return last_layer(self.read(input), self.weight, self.bias, self.quadratic).to(dtype)
 
     def read(self, input: Tensor) -> Tensor:
         """What the weights are applied to."""
         x = input.to(self.weight.dtype)
         return x if self.centre is None else F.normalize(x - self.centre, dim=-1)
+
+
+def last_layer(x: Tensor, weight: Tensor, bias: Tensor | None, quadratic: Tensor | None) -> Tensor:
+    """:math:`W x + b + Q x^2`, ``(N, C)``, of ``(N, D)``."""
+    outputs = F.linear(x, weight, bias)
+    return outputs if quadratic is None else outputs + F.linear(x.square(), quadratic)
 
 
 @dataclass(frozen=True)

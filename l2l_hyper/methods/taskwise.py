@@ -27,7 +27,7 @@ from ..functional import (
     tensors,
     update_running,
 )
-from .head import Head, find_head, record_head, recording, tied_to
+from .head import Head, find_head, last_layer, record_head, recording, tied_to
 from .in_turn import InstanceAverages, reads_in_turn
 from .passes import Adapted, Inputs, Pass, stacked
 
@@ -119,18 +119,11 @@ class TaskwiseNetwork(nn.Module):
     def last_layer(self, weights: Mapping[str, Tensor], features: Tensor) -> Tensor:
         """Logits ``(T, N, C)`` of what the last layer has read ``(T, N, D)``, under the weights of T tasks by name."""
         prefix = f"{self.head_name}." if self.head_name else ""
-        weight, bias, quadratic = (
-            weights.get(f"{prefix}{name}", getattr(self.head, name, None)) for name in ("weight", "bias", "quadratic")
-        )
-        assert weight is not None
+        names = ("weight", "bias", "quadratic")
+        shared = {name: getattr(self.head, name, None) for name in names}
+        own = {name: weights[f"{prefix}{name}"] for name in names if f"{prefix}{name}" in weights}
         with full_precision(features.device):
-            x = features.to(weight.dtype)
-            logits = x @ weight.mT
-            if bias is not None:
-                logits = logits + bias.unsqueeze(-2)
-            if quadratic is not None:
-                logits = logits + x.square() @ quadratic.mT
-        return logits
+            return vmap(lambda x, own: last_layer(x, **{**shared, **own}))(features.to(own["weight"].dtype), own)
 
     @property
     def head_names(self) -> list[str]:

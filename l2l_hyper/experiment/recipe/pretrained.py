@@ -103,7 +103,7 @@ def read_pretrained(path: str, seed: int) -> Pretrained:
         content = file.read_bytes()
     except OSError as error:
         raise InputError(
-            f"expected pretrained weights in {file} ({error.strerror}): train them first, or correct 'pretrained'"
+            f"expected trained weights in {file} ({error.strerror}): train them first, or correct the path"
         ) from error
     try:
         weights, run = _checkpoint(content, file) if file.suffix == SUFFIX else (_saved_by_torch(content, file), None)
