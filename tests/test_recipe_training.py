@@ -167,7 +167,7 @@ def test_every_method_starts_from_the_weights_of_one_run(tmp_path: Path) -> None
         record = train(Run(experiment=second, method=method, seed=5), tmp_path / method)
         hashes.add(record["pretrained"])
         hashes.add(load_checkpoint(tmp_path / f"{method}/checkpoints/{method}-seed5.safetensors").state.pretrained)
-        weights = load_checkpoint(tmp_path / f"{method}/checkpoints/{method}-seed5.safetensors").tensors["method"]
+        weights = load_checkpoint(tmp_path / f"{method}/checkpoints/{method}-seed5.safetensors").tensors["selected"]
         convolutions = [name for name in saved if name.endswith("conv.weight")]
         assert len(convolutions) == 4
         assert all(torch.equal(weights[name], saved[name]) for name in convolutions)

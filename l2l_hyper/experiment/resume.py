@@ -32,8 +32,10 @@ class Learned:
     averaged: AveragedModel | None
     selected: dict[str, Tensor] = field(default_factory=dict)
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
+    def tensors(self, *, finished: bool = False) -> dict[str, dict[str, Tensor]]:
         """All of it by part and name, and the states of torch's random generators.
+
+        Of a training that is finished, the selected weights and those states: nothing goes on from the rest.
 
         Raises:
             InputError: when the method keeps something else than tensors.
@@ -44,6 +46,8 @@ class Learned:
                 raise InputError(
                     f"expected tensors in the state dict of a method, got {type(value).__name__} in {name!r}"
                 )
+        if finished:
+            return {"selected": self.selected, "random": _random_states()}
         return {
             "selected": self.selected,
             "method": method,
@@ -56,18 +60,18 @@ class Learned:
             "random": _random_states(),
         }
 
-    def require_fit(self, tensors: Mapping[str, dict[str, Tensor]]) -> None:
-        """Check that :meth:`load` can go on from these.
+    def require_fit(self, tensors: Mapping[str, dict[str, Tensor]], *, finished: bool) -> None:
+        """Check that :meth:`load` can go on from these, which are of a training that is finished or not.
 
         Raises:
             Damaged: when names, shapes or types are others.
         """
         own = self.tensors()
-        saved = {**dict.fromkeys(own, {}), **tensors}
+        saved = {**dict.fromkeys(self.tensors(finished=finished), {}), **tensors}
         random = {"cpu": own["random"]["cpu"]}  # and GPUs, of which there may be another number
         random |= {name: own["random"].get(name, value) for name, value in saved["random"].items()}
         selected = own["method"] if saved["selected"] else {}
-        optimizer = self._like_states(saved["optimizer"])
+        optimizer = self._like_states(saved.get("optimizer", {}))
         expected = {**own, "selected": selected, "optimizer": optimizer, "random": random}
         for part, values in saved.items():
             if _forms(values) != _forms(expected.get(part, {})):
@@ -78,6 +82,15 @@ class Learned:
     def load(self, tensors: Mapping[str, dict[str, Tensor]]) -> None:
         """Go on from what :meth:`tensors` gave."""
         self.selected = tensors.get("selected", {})
+        if "method" in tensors:
+            self._load_training(tensors)
+        for name in _random_states().keys() & tensors["random"].keys():
+            if name == "cpu":
+                torch.set_rng_state(tensors["random"][name])
+            else:
+                torch.cuda.set_rng_state(tensors["random"][name], name)
+
+    def _load_training(self, tensors: Mapping[str, dict[str, Tensor]]) -> None:
         self.method.load_state_dict(tensors["method"])
         if self.averaged is not None:
             self.averaged.load_state_dict(tensors["averaged"])
@@ -89,11 +102,6 @@ class Learned:
             # In the memory layout of the parameter, in which fused optimizers read it.
             optimizer["state"].setdefault(int(index), {})[kind] = torch.empty_like(like[name]).copy_(value)
         self.optimizer.load_state_dict(optimizer)
-        for name in _random_states().keys() & tensors["random"].keys():
-            if name == "cpu":
-                torch.set_rng_state(tensors["random"][name])
-            else:
-                torch.cuda.set_rng_state(tensors["random"][name], name)
 
     def _like_states(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors like those that the optimizer keeps, of the parameters that have some in ``saved``."""

@@ -300,7 +300,7 @@ class _Training:
                 sample_shape=self.sample_shape,
                 outputs=self.outputs,
                 state=self.state,
-                tensors=self.learned.tensors(),
+                tensors=self.learned.tensors(finished=self.share_done >= 1 and not self.state.window),
             )
             save_checkpoint(self.checkpoint, checkpoint)
 
@@ -318,7 +318,7 @@ class _Training:
         try:
             saved = load_checkpoint(path)
             if saved.run.to_dict() == self.run.to_dict():
-                self.learned.require_fit(saved.tensors)
+                self.learned.require_fit(saved.tensors, finished=saved.finished)
                 return saved
         except Damaged as damaged:
             _log.warning("%s: %s; it is trained from the beginning", self.run.name, damaged)

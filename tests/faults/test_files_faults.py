@@ -73,6 +73,15 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the middle of that run."""
+    folder = tmp_path_factory.mktemp("begun")
+    with pytest.raises(Killed):
+        train(RUN, folder, progress=kill_at(3))
+    return checkpoint_path(folder, RUN)
+
+
+@pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory) -> _Training:
     """The same run in another folder."""
     parts = Parts(Plan(experiment=EXPERIMENT, methods=(RUN.method,)))
@@ -112,7 +121,7 @@ WITH_RIGHT_CHECKSUM = {
     "another type": changed("method", lambda part: part.update({n: v.double() for n, v in part.items()})),
     "a random state": changed("random", lambda part: part.update(cpu=torch.zeros(3, dtype=torch.uint8))),
     "too many iterations": lambda saved: replace(saved, state=replace(saved.state, iteration=10**9)),
-    "fewer iterations": lambda saved: replace(saved, state=replace(saved.state, iteration=2)),
+    "fewer iterations": lambda saved: replace(saved, state=replace(saved.state, iteration=1)),
     "negative": lambda saved: replace(saved, state=replace(saved.state, seconds=-1.0)),
     "not a number": lambda saved: replace(saved, state=replace(saved.state, seconds=float("nan"))),
     "text": lambda saved: replace(saved, state=replace(saved.state, iteration="4")),
@@ -123,12 +132,32 @@ WITH_RIGHT_CHECKSUM = {
 
 @pytest.mark.parametrize("name", WITH_RIGHT_CHECKSUM)
 def test_content_that_cannot_be_is_as_no_checkpoint(
-    kept: Path, training: _Training, caplog: pytest.LogCaptureFixture, name: str
+    begun: Path, training: _Training, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
+    require_noticed(begun, WITH_RIGHT_CHECKSUM[name], training, caplog)
+
+
+def test_a_finished_training_keeps_the_selected_weights_alone(
+    kept: Path, begun: Path, training: _Training, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert load_checkpoint(kept).tensors.keys() == {"selected", "random"}
+    assert load_checkpoint(begun).tensors.keys() == {"selected", "random", "method", "optimizer"}
+    for name in ("a missing selected tensor", "no part"):
+        require_noticed(kept, WITH_RIGHT_CHECKSUM[name], training, caplog)
+
+
+def require_noticed(
+    path: Path,
+    change: Callable[[Checkpoint], Checkpoint],
+    training: _Training,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A checkpoint is gone on from as it is, and is as none once it is changed."""
     assert training.checkpoint is not None
-    save_checkpoint(training.checkpoint, load_checkpoint(kept))
+    caplog.clear()
+    save_checkpoint(training.checkpoint, load_checkpoint(path))
     assert training._saved() is not None
-    save_checkpoint(training.checkpoint, WITH_RIGHT_CHECKSUM[name](load_checkpoint(kept)))
+    save_checkpoint(training.checkpoint, change(load_checkpoint(path)))
     with caplog.at_level(logging.WARNING, "l2l_hyper"):
         assert training._saved() is None
     assert caplog.messages[0].startswith("protonet-seed0: ")
