@@ -19,13 +19,14 @@ from l2l_hyper.experiment.config import Run
 from l2l_hyper.experiment.recipe.encoding import encoded
 from l2l_hyper.functional import convert_norm
 from l2l_hyper.methods import METHODS, Method
-from l2l_hyper.methods.second_network import second_network
+from l2l_hyper.methods.second_network import SecondNetwork
 
 CPU = torch.device("cpu")
 ROWS: dict[str, dict[str, Any]] = {
     "protonet-distilled": {"distance": "cosine"},
     "hyper-adapter": {"generator": "linear", "teacher": 0.7, "scale": 1.0},
 }
+INNER = {"hyper-adapter, inner layers": {**ROWS["hyper-adapter"], "encoder_layers": "0"}}
 
 
 def images(classes: int = 6, each: int = 12, **options: Any) -> TensorTaskset:
@@ -36,7 +37,8 @@ def images(classes: int = 6, each: int = 12, **options: Any) -> TensorTaskset:
 def built(name: str) -> Method:
     torch.manual_seed(0)
     encoder = larger().requires_grad_(False)
-    return METHODS[name].build(small_network().double(), ROWS[name], "running", encoder).double()
+    method = METHODS[name.partition(",")[0]]
+    return method.build(small_network().double(), {**ROWS, **INNER}[name], "running", encoder).double()
 
 
 def test_episodes_carry_what_the_network_makes_of_their_samples() -> None:
@@ -49,7 +51,7 @@ def test_episodes_carry_what_the_network_makes_of_their_samples() -> None:
             return self.last(x.flatten(1)[:, :32])
 
     taskset = images(scale=3.0)
-    network = second_network(Half().requires_grad_(False))
+    network = SecondNetwork(Half().requires_grad_(False))
     episodes = taskset.with_encoded(encoded(taskset, network, CPU)).batch(range(3), shots=2, queries=3)
     plain = taskset.batch(range(3), shots=2, queries=3)
     assert torch.equal(episodes.support, plain.support) and plain.support_encoded is None
@@ -61,7 +63,7 @@ def test_episodes_carry_what_the_network_makes_of_their_samples() -> None:
         assert torch.equal(part.query_encoded, episodes.query_encoded[rows])
 
 
-@pytest.mark.parametrize("name", sorted(ROWS))
+@pytest.mark.parametrize("name", sorted({**ROWS, **INNER}))
 def test_loss_and_gradient_are_those_of_an_encoder_that_reads_each_episode(name: str) -> None:
     method, taskset = built(name), images()
     read: list[int] = []
@@ -97,7 +99,7 @@ def test_without_augmentation_training_is_the_same(tmp_path: Path, name: str) ->
 
 
 def test_what_cannot_be_read_once_is_refused() -> None:
-    network = second_network(convert_norm(larger(), "support").requires_grad_(False))
+    network = SecondNetwork(convert_norm(larger(), "support").requires_grad_(False))
     with pytest.raises(InputError, match="layer 'module.1' normalizes by statistics of the support set"):
         encoded(images(), network, CPU)
     with pytest.raises(InputError, match="a TensorTaskset, got object; use subclasses=0 and encode_once=false"):

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ..data import TensorTaskset
 from ..errors import InputError
 from ..methods import Method
-from ..methods.second_network import second_network
+from ..methods.second_network import SecondNetwork
 from ..statistics import episode_interval
 from ..stopping import Stopped, held
 from .checkpoint import Checkpoint, Damaged, State, checkpoint_path, load_checkpoint, save_checkpoint
@@ -128,10 +128,10 @@ class _Training:
         train: Any = with_rotation_classes(parts.tasksets.train) if e.rotation_classes else parts.tasksets.train
         largest = {**training_episodes(e), "shots": max(e.train_shots or (e.shots,))}
         episodic = train
-        known: dict[Any, Tensor] = {}  # what an encoder makes of all samples
+        known: dict[Any, Tensor] = {}  # what an encoder reads of all samples, by its name and its inner layers
         if e.subclass_encoder is not None:
             samples = largest["shots"] + largest["queries"]
-            episodic, known[e.subclass_encoder] = _divided(train, run, self.device, samples)
+            episodic, known[e.subclass_encoder, ""] = _divided(train, run, self.device, samples)
         first = episodic.batch([0], **largest).to(self.device)
         last = parts.tasksets.test.batch([0], **tested_form(e, e.shots)).to(self.device)
         self.model = parts.model(run, first)
@@ -145,7 +145,8 @@ class _Training:
         if pretrained is not None:
             pretrained.load_heads(method)
         if e.encode_once and method.reader is not None:
-            if (features := known.get(run.options.get("encoder"))) is None:
+            asked = run.options.get("encoder"), run.options.get("encoder_layers", "")
+            if (features := known.get(asked)) is None:
                 features = encoded(train, method.reader, self.device)
             episodic = episodic.with_encoded(features)
         self.autocast = in_precision(e, self.device)
@@ -333,7 +334,7 @@ def _divided(train: Any, run: Run, device: torch.device, samples: int) -> tuple[
     """The training taskset with its classes divided by the subclass encoder, and what that makes of all its samples."""
     e = run.experiment
     shape = tuple(train.batch([0], shots=1, queries=1).support.shape[2:])
-    encoder = second_network(read_encoder(str(e.subclass_encoder), run.seed, shape)).to(device)
+    encoder = SecondNetwork(read_encoder(str(e.subclass_encoder), run.seed, shape)).to(device)
     features = encoded(train, encoder, device)
     return with_subclasses(train, features, e.subclasses, samples=samples), features
 

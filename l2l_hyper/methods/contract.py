@@ -13,6 +13,7 @@ from ..data.episode import Episodes, SupportSet
 from ..errors import InputError
 from ..functional.norm import convert_norm, statistics_of, update_running
 from ..settings import Positive, check_fields
+from .second_network import SecondNetwork
 
 __all__ = ["Method", "OneByOne", "Options", "as_method"]
 
@@ -61,8 +62,8 @@ class Method(nn.Module):
     transductive: bool = False
 
     @property
-    def reader(self) -> nn.Module | None:
-        """A frozen second network whose features of the samples episodes may carry."""
+    def reader(self) -> SecondNetwork | None:
+        """A frozen second network; what it reads of the samples episodes may carry."""
         return None
 
     def adapt(self, support: SupportSet) -> Any:

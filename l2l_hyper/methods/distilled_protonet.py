@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..functional import share_copy
 from ..settings import NonNegative
 from .protonet import ProtoNet, ProtoNetOptions
-from .second_network import divergence, second_network
+from .second_network import SecondNetwork, divergence
 from .taskwise import Adapted
 
 __all__ = ["DistilledProtoNet", "DistilledProtoNetOptions"]
@@ -61,10 +61,10 @@ class DistilledProtoNet(ProtoNet):
         if encoder is None:
             raise InputError("expected a teacher for the distilled Prototypical Network, got none; give encoder=")
         self.weight = options.weight
-        self.teacher = second_network(share_copy(encoder).requires_grad_(False)).eval()
+        self.teacher = SecondNetwork(share_copy(encoder).requires_grad_(False)).eval()
 
     @property
-    def reader(self) -> nn.Module:
+    def reader(self) -> SecondNetwork:
         """The teacher."""
         return self.teacher
 

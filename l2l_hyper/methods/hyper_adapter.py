@@ -48,7 +48,7 @@ from .distillation import Distillation
 from .inner_loop import inner_loop, leaves
 from .modulation import Kind, Modulation, below_head
 from .residual import Generator, Residual
-from .second_network import divergence, second_network
+from .second_network import SecondNetwork, divergence
 from .taskwise import Adapted, Head, Pass, TaskwiseNetwork, linear_map
 
 __all__ = ["HyperAdapter", "HyperAdapterOptions", "Residual"]
@@ -83,6 +83,8 @@ class HyperAdapterOptions(Options):
             with one hidden layer, which reads the class means and the base learner's rows.
         encoder: a network that reads the support set besides the network itself, see :class:`HyperAdapter`: an earlier
             row of the comparison, or a checkpoint, in whose path ``{seed}`` stands for the training seed.
+        encoder_layers: names, separated by commas, of inner layers of the encoder whose outputs Δ reads besides its
+            features, see :class:`~l2l_hyper.methods.second_network.SecondNetwork`.
         bank: how many training samples are stored; with any, what the encoder says of them is added in a test, see
             :mod:`~l2l_hyper.methods.distillation`.
         teacher: weight in the loss of the divergence of the predictions of training queries from the encoder's, as in
@@ -104,6 +106,7 @@ class HyperAdapterOptions(Options):
     residual: bool = True
     generator: Generator = "attention"
     encoder: str = ""
+    encoder_layers: str = ""
     bank: Natural = 0
     teacher: NonNegative = 0.0
     scale: NonNegative = 0.2
@@ -177,12 +180,13 @@ class HyperAdapter(Method):
         self.linear_map = linear_map(features) if o.linear_map else nn.Identity()
         self.encoder = None
         if encoder is not None:
-            self.encoder = second_network(encoder)
+            self.encoder = SecondNetwork(encoder, o.encoder_layers)
             self.encoder_is_frozen = not any(p.requires_grad for p in self.encoder.parameters())
             self.encoder.train(not self.encoder_is_frozen)
-        elif o.teacher:
-            raise InputError(f"expected an encoder for teacher={o.teacher}, got none; give encoder=")
-        read = 0 if self.encoder is None else self.encoder.head.in_features
+        elif o.teacher or o.encoder_layers:
+            asked = f"teacher={o.teacher}" if o.teacher else f"encoder_layers={o.encoder_layers!r}"
+            raise InputError(f"expected an encoder for {asked}, got none; give encoder=")
+        read = 0 if self.encoder is None else self.encoder.size
         self.residual = Residual(features, read, o.generator, **attention) if o.residual else None
         self.distillation = None
         if bank is not None or o.bank:
@@ -192,7 +196,7 @@ class HyperAdapter(Method):
         self.modulation = Modulation(features, shapes, o.modulation, **attention) if o.residual and shapes else None
 
     @property
-    def reader(self) -> nn.Module | None:
+    def reader(self) -> SecondNetwork | None:
         """The encoder, if it is frozen."""
         return None if self.encoder is None or not self.encoder_is_frozen else self.encoder
 
@@ -350,8 +354,11 @@ class HyperAdapter(Method):
 
     def _distilled(self, read: Tensor | None, targets: Tensor) -> dict[str, Tensor]:
         """The last layer that repeats what the encoder says of the bank, by name."""
-        bank = self._bank_used
-        return {} if bank is None else self.network.head_weights(*bank(self.network, self.encoder, read, targets))
+        bank, encoder = self._bank_used, self.encoder
+        if bank is None or encoder is None or read is None:
+            return {}
+        features = read[..., : encoder.head.in_features]
+        return self.network.head_weights(*bank(self.network, encoder, features, targets))
 
     def _sum(self, base: Tensor, learned: Tensor | None, distilled: Tensor | None) -> Tensor:
         """B + sΔ, which for features of unit length is turned to the length that B gives its rows; and the bank's."""
@@ -369,7 +376,7 @@ class HyperAdapter(Method):
         if support.encoded is not None:
             return support.encoded
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_is_frozen):
-            return in_float32(self.encoder(support.x).features)
+            return self.encoder.read(support.x)
 
     def _modulated(
         self, modulation: Modulation, seen: Pass, weights: dict[str, Tensor]

@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...data.taskset import TensorTaskset
 from ...errors import InputError
-from ...functional import EpisodicBatchNorm, full_precision, in_float32
+from ...functional import EpisodicBatchNorm, full_precision
+from ...methods.second_network import SecondNetwork
 
 __all__ = ["encoded"]
 
 _AT_ONCE = 512  # samples
 
 
-def encoded(taskset: Any, network: nn.Module, device: torch.device) -> Tensor:
-    """The features ``(N, E)`` of a network on a device of the N samples of a taskset, neither augmented nor turned.
+def encoded(taskset: Any, network: SecondNetwork, device: torch.device) -> Tensor:
+    """What a network on a device reads ``(N, E)`` of the N samples of a taskset, neither augmented nor turned.
 
     Raises:
         InputError: for anything but a TensorTaskset, and for a network whose features of a sample depend on others.
@@ -39,5 +40,5 @@ def encoded(taskset: Any, network: nn.Module, device: torch.device) -> Tensor:
     with torch.no_grad(), full_precision(device):
         for at in torch.arange(len(taskset.x)).split(_AT_ONCE):
             x = taskset.at(at).to(device)
-            parts.append(in_float32(network(x[None]).features[0]))
+            parts.append(network.read(x[None])[0])
     return torch.cat(parts)
