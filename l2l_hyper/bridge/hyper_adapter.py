@@ -53,7 +53,7 @@ class HyperAdapter(Learner):
         head: name of the last layer, for a network whose forward pass does not tell which ``nn.Linear`` that is; an
             error then says so.
         **options: of :class:`~l2l_hyper.methods.hyper_adapter.HyperAdapterOptions`: ``base_learner``, ``linear_map``,
-            ``residual``, ``generator``, ``scale``, ``penalty``, ``width``, ``blocks``, ``heads``,
+            ``residual``, ``generator``, ``encoder_layers``, ``scale``, ``penalty``, ``width``, ``blocks``, ``heads``,
             ``dropout``, ``modulation``.
 
     Raises:
