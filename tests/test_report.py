@@ -101,6 +101,16 @@ def test_seeds_are_paired_with_the_same_seeds():
     assert apart.rows[1].difference is not None and apart.rows[1].seed_difference is None
 
 
+def test_an_option_that_came_later_than_a_record_has_its_default():
+    first, second = records(["protonet"], [0, 1])
+    options = {**first.run.options, "linear_map": False}
+    later = dataclasses.replace(second, run=dataclasses.replace(second.run, options=options))
+    assert [len(row.records) for row in report.summarize([first, later]).rows] == [2]
+    options["linear_map"] = True
+    with pytest.raises(InputError, match="the seeds of protonet were trained with different options"):
+        report.summarize([first, later])
+
+
 def test_records_that_do_not_belong_together_are_refused():
     found = records()
     others = records(experiment=dataclasses.replace(EXPERIMENT, ways=20))

@@ -15,7 +15,7 @@ from torch import nn
 from l2l_hyper import InputError
 from l2l_hyper.backbones import BACKBONES
 from l2l_hyper.data import Episodes, get_tasksets
-from l2l_hyper.experiment.checkpoint import load_checkpoint
+from l2l_hyper.experiment.checkpoint import load_checkpoint, save_checkpoint
 from l2l_hyper.experiment.config import Experiment, Run
 from l2l_hyper.experiment.memory import tasks_at_once
 from l2l_hyper.experiment.trial import count_generated
@@ -89,6 +89,19 @@ def test_the_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> N
     with pytest.raises(InputError, match="another configuration"):
         train(replace(run, experiment=replace(EXPERIMENT, channels=4)), tmp_path)
     assert (tmp_path / "checkpoints" / "protonet-seed0.safetensors").read_bytes() == kept
+
+
+def test_an_option_that_came_later_than_a_checkpoint_has_its_default(tmp_path: Path) -> None:
+    run = Run(experiment=EXPERIMENT, method="protonet")
+    whole = train(run, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(run, tmp_path / "killed", progress=kill_at(3))
+    path = tmp_path / "killed" / "checkpoints" / "protonet-seed0.safetensors"
+    saved = load_checkpoint(path)
+    earlier = {name: value for name, value in saved.run.options.items() if name != "linear_map"}
+    assert len(earlier) == len(saved.run.options) - 1
+    save_checkpoint(path, replace(saved, run=replace(saved.run, options=earlier)))
+    assert without_times(train(run, tmp_path / "killed")) == without_times(whole)
 
 
 def test_momentum_and_averaged_weights_go_on_identically(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from ..data import TensorTaskset
 from ..errors import InputError
 from ..methods import Method
 from ..methods.second_network import SecondNetwork
+from ..settings import defaults
 from ..statistics import episode_interval
 from ..stopping import Stopped, held
 from .checkpoint import Checkpoint, Damaged, State, checkpoint_path, load_checkpoint, save_checkpoint
@@ -318,7 +319,9 @@ class _Training:
             return None
         try:
             saved = load_checkpoint(path)
-            if saved.run.to_dict() == self.run.to_dict():
+            came_later = defaults(self.parts.methods[self.run.method].options)  # than the checkpoint
+            held = replace(saved.run, options={**came_later, **saved.run.options})
+            if held.to_dict() == self.run.to_dict():
                 self.learned.require_fit(saved.tensors, finished=saved.finished)
                 return saved
         except Damaged as damaged:

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..experiment.config import Experiment
+from ..experiment.config import Experiment, Run
 from ..experiment.records import Record
 from ..experiment.result import MetricInfo
+from ..methods import METHODS
+from ..settings import defaults
 from ..statistics import (
     Interval,
     PairedDifference,
@@ -244,8 +246,15 @@ def _require_comparable(records: Sequence[Record]) -> None:
         if not record.scores.size:
             raise InputError(f"{name} was trained but not tested: delete its record and give the same command again")
     for method, group in _by_method(records).items():
-        if any(record.run.options != group[0].run.options for record in group):
+        if not all(_same_options(record.run, group[0].run) for record in group):
             raise InputError(f"the seeds of {method} were trained with different options: try a folder for each")
+
+
+def _same_options(run: Run, other: Run) -> bool:
+    """Whether two runs of a method have the same options, where one that came later than a record has its default."""
+    name = run.method.partition("@")[0]
+    given = {} if run.options == other.options or name not in METHODS else defaults(METHODS[name].options)
+    return {**given, **run.options} == {**given, **other.options}
 
 
 def _scores(group: Sequence[Record]) -> list[Any]:
