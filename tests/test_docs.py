@@ -133,6 +133,7 @@ def test_table_of_methods_is_that_of_the_records() -> None:
         ("cifarfs-small-8-wrn28", "WRN-28-1", "cifarfs-wrn28", ["docs/results.md"]),
         ("cifarfs-small-8-subclasses", "WRN-28-1", "cifarfs-wrn28", ["docs/results.md", "README.md"]),
         ("cifarfs-small-4-subclasses", "WRN-28-1", "cifarfs-wrn28", ["docs/results.md"]),
+        ("cifarfs-conv4-wrn28", "WRN-28-1", "cifarfs-wrn28", ["docs/results.md"]),
     ],
 )
 def test_table_of_small_networks_is_that_of_the_records(name: str, reader: str, large: str, pages: list[str]) -> None:
@@ -252,8 +253,15 @@ def test_table_of_learned_optimizers_is_that_of_the_records(problem: str) -> Non
         assert any(cells[2:] == of_page[2:] and of_page[1].endswith(cells[1]) for of_page in page), row
 
 
-def test_table_of_learning_rates_is_that_of_the_sweep() -> None:
-    sweep = json.loads((CIFARFS.with_name("sweep-cifarfs-small") / "sweep.json").read_text("utf-8"))
+@pytest.mark.parametrize(
+    ("folder", "rates"),
+    [
+        ("sweep-cifarfs-small", [0.0003, 0.001, 0.003, 0.01, 0.03]),
+        ("sweep-cifarfs-wrn28-conv4", [0.0001, 0.0003, 0.001, 0.003, 0.01]),
+    ],
+)
+def test_table_of_learning_rates_is_that_of_the_sweep(folder: str, rates: list[float]) -> None:
+    sweep = json.loads((CIFARFS.with_name(folder) / "sweep.json").read_text("utf-8"))
     best = {choice["method"]: choice["values"] for choice in sweep["chosen"]}
     names = {
         ("protonet@map", None): "ProtoNet, map",
@@ -261,12 +269,11 @@ def test_table_of_learning_rates_is_that_of_the_sweep() -> None:
         ("hyper-adapter@mlp", 0.5): "HyperAdapter, mlp, dropout 0.5",
         ("hyper-adapter@mlp", 0.0): "HyperAdapter, mlp, no dropout",
     }
-    cells: dict[str, dict[float, str]] = {name: {} for name in names.values()}
+    cells: dict[str, dict[float, str]] = {name: {} for (method, _), name in names.items() if method in best}
     for point in sweep["points"]:
         score, values = f"{100 * point['validation_score']:.2f}", point["values"]
         bold = values == best[point["method"]]
         cells[names[point["method"], values.get("dropout")]][values["lr"]] = f"**{score}**" if bold else score
-    rates = [0.0003, 0.001, 0.003, 0.01, 0.03]
     rows = table_rows("docs/results.md")
     for name, scores in cells.items():
         assert re.sub(" +", " ", f"| {name} | {' | '.join(scores.get(rate, '') for rate in rates)} |") in rows
