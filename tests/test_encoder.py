@@ -51,8 +51,8 @@ def test_the_weights_depend_on_what_the_encoder_reads(generator: str) -> None:
     options = {"base_learner": "cosine", "generator": generator, "width": 16, "blocks": 1}
     method = noisy(METHODS["hyper-adapter"].build(small_network().double(), options, "support", larger()).double())
     own = method.adapt(episodes.support_set).weights
-    read = method.encoder.forward
-    method.encoder.forward = lambda x: read(x.roll(1, 0))  # type: ignore[method-assign]
+    read = method.encoder.read
+    method.encoder.read = lambda x: read(x.roll(1, 0))  # type: ignore[method-assign]
     others = method.adapt(episodes.support_set).weights
     assert all((own[name] - others[name]).abs().max() > 1e-3 for name in own)
 
