@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_training import Killed, kill_at, train, without_times
+from helpers_training import LITTLE, Killed, kill_at, train, without_times
 from torch import Tensor, nn
 
 from l2l_hyper import InputError
@@ -26,25 +26,15 @@ from l2l_hyper.functional import EpisodicBatchNorm
 from l2l_hyper.methods import METHODS
 from l2l_hyper.report import summarize
 
-EVERYTHING = Experiment(
-    tasksets="glyphs",
-    ways=3,
-    queries=2,
+EVERYTHING = replace(
+    LITTLE,
     iterations=6,
-    meta_batch=2,
-    validate_every=2,
-    validation_episodes=4,
-    test_episodes=5,
-    channels=8,
-    backbone="conv4",
-    normalization="running",
     optimizer="adamw",
     weight_decay=0.05,
     warmup=0.2,
     schedule="step",
     augmentation="crop-flip",
     rotation_classes=True,
-    class_batch=12,
     class_weight=0.5,
     label_smoothing=0.1,
     train_shots=(1, 3),

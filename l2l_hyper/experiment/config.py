@@ -115,6 +115,10 @@ class Run:
         """The run as plain JSON values, as a record stores it."""
         return plain({**asdict(self), "options": self.options})
 
+    def completed(self, defaults: Mapping[str, Any]) -> Run:
+        """The run with the defaults of options that it lacks, as one of a record from before they came does."""
+        return replace(self, options={**defaults, **self.options})
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Run:
         """Inverse of :meth:`to_dict`, which also reads the keys that earlier versions wrote."""

@@ -125,7 +125,7 @@ def existing_record(out: Path, run: Run, defaults: Mapping[str, Any] | None = No
         require_same(out, record.run.experiment, run.experiment)
         if record.run.method != run.method:
             continue
-        held = {**plain(defaults or {}), **record.run.options}
+        held = record.run.completed(plain(defaults or {})).options
         if held != options:
             raise InputError(
                 f"{_record_path(out, record.run)} was made with other options of {run.method} "

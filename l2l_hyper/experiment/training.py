@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -319,9 +319,10 @@ class _Training:
             return None
         try:
             saved = load_checkpoint(path)
-            came_later = defaults(self.parts.methods[self.run.method].options)  # than the checkpoint
-            held = replace(saved.run, options={**came_later, **saved.run.options})
-            if held.to_dict() == self.run.to_dict():
+            if (
+                saved.run.completed(defaults(self.parts.methods[self.run.method].options)).to_dict()
+                == self.run.to_dict()
+            ):
                 self.learned.require_fit(saved.tensors, finished=saved.finished)
                 return saved
         except Damaged as damaged:

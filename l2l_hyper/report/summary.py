@@ -254,7 +254,7 @@ def _same_options(run: Run, other: Run) -> bool:
     """Whether two runs of a method have the same options, where one that came later than a record has its default."""
     name = run.method.partition("@")[0]
     given = {} if run.options == other.options or name not in METHODS else defaults(METHODS[name].options)
-    return {**given, **run.options} == {**given, **other.options}
+    return run.completed(given).options == other.completed(given).options
 
 
 def _scores(group: Sequence[Record]) -> list[Any]:
