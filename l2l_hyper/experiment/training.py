@@ -319,10 +319,8 @@ class _Training:
             return None
         try:
             saved = load_checkpoint(path)
-            if (
-                saved.run.completed(defaults(self.parts.methods[self.run.method].options)).to_dict()
-                == self.run.to_dict()
-            ):
+            held = saved.run.completed(defaults(self.parts.methods[self.run.method].options))
+            if held.to_dict() == self.run.to_dict():
                 self.learned.require_fit(saved.tensors, finished=saved.finished)
                 return saved
         except Damaged as damaged:
