@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -277,6 +278,21 @@ def test_table_of_learning_rates_is_that_of_the_sweep(folder: str, rates: list[f
     rows = table_rows("docs/results.md")
     for name, scores in cells.items():
         assert re.sub(" +", " ", f"| {name} | {' | '.join(scores.get(rate, '') for rate in rates)} |") in rows
+
+
+def test_rates_of_the_distilled_network_at_conv4_are_those_of_the_records() -> None:
+    folder = CIFARFS.with_name("cifarfs-conv4-wrn28")
+    trained = {"0.001": "rates/0.001", "0.003, of the table": ".", "0.01": "rates/0.01"}
+    for rate, name in trained.items():
+        tested = folder / (f"{name}-test" if name.endswith("0.01") else name)
+        training, test = (
+            next(r for r in read_records(f) if r.run.name == "protonet-distilled_map-seed0")
+            for f in (folder / name, tested)
+        )
+        assert training.run == replace(test.run, experiment=training.run.experiment)
+        assert str(test.run.options["lr"]) == rate.partition(",")[0]
+        scores = [max(p.score for p in training.result.validation), *(test.at(k).scores.mean() for k in (1, 5))]
+        assert f"| {rate} | {' | '.join(f'{100 * score:.2f}' for score in scores)} |" in table_rows("docs/results.md")
 
 
 def rms(x: Tensor) -> Tensor:
