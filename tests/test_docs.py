@@ -280,19 +280,29 @@ def test_table_of_learning_rates_is_that_of_the_sweep(folder: str, rates: list[f
         assert re.sub(" +", " ", f"| {name} | {' | '.join(scores.get(rate, '') for rate in rates)} |") in rows
 
 
-def test_rates_of_the_distilled_network_at_conv4_are_those_of_the_records() -> None:
+@pytest.mark.parametrize(
+    ("rate", "seed", "trained", "tested"),
+    [
+        ("0.001", 0, "rates/0.001", "rates/0.001"),
+        ("0.003", 0, ".", "."),
+        ("0.01", 0, "rates/0.01", "rates/0.01-test"),
+        ("0.003", 1, ".", "."),
+        ("0.01", 1, "rates/0.01-seed1", "rates/0.01-seed1"),
+    ],
+)
+def test_rates_of_the_distilled_network_at_conv4_are_those_of_the_records(
+    rate: str, seed: int, trained: str, tested: str
+) -> None:
     folder = CIFARFS.with_name("cifarfs-conv4-wrn28")
-    trained = {"0.001": "rates/0.001", "0.003, of the table": ".", "0.01": "rates/0.01"}
-    for rate, name in trained.items():
-        tested = folder / (f"{name}-test" if name.endswith("0.01") else name)
-        training, test = (
-            next(r for r in read_records(f) if r.run.name == "protonet-distilled_map-seed0")
-            for f in (folder / name, tested)
-        )
-        assert training.run == replace(test.run, experiment=training.run.experiment)
-        assert str(test.run.options["lr"]) == rate.partition(",")[0]
-        scores = [max(p.score for p in training.result.validation), *(test.at(k).scores.mean() for k in (1, 5))]
-        assert f"| {rate} | {' | '.join(f'{100 * score:.2f}' for score in scores)} |" in table_rows("docs/results.md")
+    training, test = (
+        next(r for r in read_records(folder / name) if r.run.name == f"protonet-distilled_map-seed{seed}")
+        for name in (trained, tested)
+    )
+    assert training.run == replace(test.run, experiment=training.run.experiment)
+    assert str(test.run.options["lr"]) == rate
+    scores = [max(p.score for p in training.result.validation), *(test.at(k).scores.mean() for k in (1, 5))]
+    row = f"| {rate}, seed {seed} | {' | '.join(f'{100 * score:.2f}' for score in scores)} |"
+    assert row in table_rows("docs/results.md")
 
 
 def rms(x: Tensor) -> Tensor:
