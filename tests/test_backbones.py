@@ -165,6 +165,6 @@ def test_a_function_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_every_backbone_says_what_it_is() -> None:
-    for name in ("conv4", "omniglot-cnn", "cnn4", "resnet12", "wrn28", "mlp"):
+    for name in ("conv4", "omniglot-cnn", "cnn4", "resnet12", "wrn28", "mlp", "ensemble"):
         entry = BACKBONES[name]
         assert name in BACKBONES and entry.name == name and entry.summary and entry.options

@@ -130,6 +130,7 @@ BACKBONES: Registry[BackboneEntry] = Registry(
         "resnet12": "l2l_hyper.backbones.residual:resnet12",
         "wrn28": "l2l_hyper.backbones.residual:wrn28",
         "mlp": "l2l_hyper.backbones.mlp:mlp",
+        "ensemble": "l2l_hyper.backbones.ensemble:ensemble",
     },
     _entry,
 )

@@ -140,6 +140,10 @@ class _Training:
         pretrained = read_pretrained(start, run.seed) if start else None
         if pretrained is not None:
             pretrained.load_backbone(self.model)
+        elif (own := backbone_parameters(self.model)) and not any(p.requires_grad for p in own):
+            raise InputError(
+                "expected pretrained weights for a backbone that is frozen, got none; name them by pretrained"
+            )
         self.method = method = parts.method(run, self.model, folder)
         if e.class_batch:
             attach_classifier(method, train, e.classifier)

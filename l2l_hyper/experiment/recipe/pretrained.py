@@ -92,12 +92,33 @@ def read_pretrained(path: str, seed: int) -> Pretrained:
     """The weights of a checkpoint that a run of this package wrote, or of a backbone's own state dict.
 
     Args:
-        path: of the file; ``{seed}`` in it stands for the seed.
+        path: of the file, or of several, separated by commas, for the members of an
+            :func:`~l2l_hyper.backbones.ensemble.ensemble`; ``{seed}`` in it stands for the seed.
         seed: of the run that begins.
 
     Raises:
-        InputError: when the file cannot be read or holds no weights.
+        InputError: when a file cannot be read or holds no weights, and for a member of an ensemble whose features were
+            not of unit length.
     """
+    networks = [_read(name.strip(), seed) for name in path.split(",")]
+    return networks[0] if len(networks) == 1 else _of_ensemble(networks)
+
+
+def _of_ensemble(members: list[Pretrained]) -> Pretrained:
+    weights: dict[str, Tensor] = {}
+    for k, member in enumerate(members):
+        if member.centre is None:
+            raise InputError(
+                f"expected a member of an ensemble that reads features of unit length, got {member.path}; train it by "
+                "protonet with distance='cosine'"
+            )
+        own = {name: value for name, value in member.backbone.items() if name.startswith("features.")}
+        weights |= {f"features.{k}.{name}": value for name, value in {**own, "own_centre": member.centre}.items()}
+    files, digests = (",".join(str(getattr(member, name)) for member in members) for name in ("path", "sha256"))
+    return Pretrained(Path(files), hashlib.sha256(digests.encode()).hexdigest(), weights, {}, None, None)
+
+
+def _read(path: str, seed: int) -> Pretrained:
     file = expanded(path.replace("{seed}", str(seed)))
     try:
         content = file.read_bytes()
