@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import itertools
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from helpers_methods import larger, small_network
 from helpers_training import LITTLE, train
 from torch import nn
 
+import l2l_hyper
 from l2l_hyper import InputError
 from l2l_hyper.data import Episodes, TensorTaskset
+from l2l_hyper.experiment import training
 from l2l_hyper.experiment.checkpoint import checkpoint_path
 from l2l_hyper.experiment.config import Run
 from l2l_hyper.experiment.recipe.encoding import encoded
@@ -120,3 +123,18 @@ def test_features_of_all_samples_are_those_of_each() -> None:
     features = encoded(taskset, method.reader, CPU)  # type: ignore[arg-type]
     assert len(features) == 600
     torch.testing.assert_close(features[590:], method.reader(taskset.x[590:][None]).features[0])  # type: ignore[misc]
+
+
+def test_rows_of_a_seed_share_what_the_same_encoder_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[torch.Tensor] = []
+    monkeypatch.setattr(training, "encoded", lambda *arguments: read.append(encoded(*arguments)) or read[-1])
+    settings = {**asdict(LITTLE), "tasksets": "glyphs", "seeds": [0, 1], "encode_once": True}
+    options = {
+        "protonet-distilled": {**ROWS["protonet-distilled"], "encoder": "protonet"},
+        "hyper-adapter": {**ROWS["hyper-adapter"], "encoder": "protonet"},
+        "hyper-adapter@layers": {**ROWS["hyper-adapter"], "encoder": "protonet", "encoder_layers": "features.0"},
+        "hyper-adapter@other": {**ROWS["hyper-adapter"], "encoder": "protonet-distilled"},
+    }
+    l2l_hyper.compare(methods=["protonet", *options], options=options, out=tmp_path, **settings)
+    assert len(read) == 2 * 3, "for each seed: one encoder, the same with an inner layer, and another encoder"
+    assert not any(a.shape == b.shape and a.equal(b) for a, b in itertools.combinations(read, 2))

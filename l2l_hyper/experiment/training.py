@@ -129,10 +129,8 @@ class _Training:
         train: Any = with_rotation_classes(parts.tasksets.train) if e.rotation_classes else parts.tasksets.train
         largest = {**training_episodes(e), "shots": max(e.train_shots or (e.shots,))}
         episodic = train
-        known: dict[Any, Tensor] = {}  # what an encoder reads of all samples, by its name and its inner layers
         if e.subclass_encoder is not None:
-            samples = largest["shots"] + largest["queries"]
-            episodic, known[e.subclass_encoder, ""] = _divided(train, run, self.device, samples)
+            episodic = _divided(train, run, parts, largest["shots"] + largest["queries"])
         first = episodic.batch([0], **largest).to(self.device)
         last = parts.tasksets.test.batch([0], **tested_form(e, e.shots)).to(self.device)
         self.model = parts.model(run, first)
@@ -150,10 +148,8 @@ class _Training:
         if pretrained is not None:
             pretrained.load_heads(method)
         if e.encode_once and method.reader is not None:
-            asked = run.options.get("encoder"), run.options.get("encoder_layers", "")
-            if (features := known.get(asked)) is None:
-                features = encoded(train, method.reader, self.device)
-            episodic = episodic.with_encoded(features)
+            path, layers = parts.weights_of(run, "encoder", folder), run.options.get("encoder_layers", "")
+            episodic = episodic.with_encoded(_read(train, run, parts, path, layers, lambda: method.reader))
         self.autocast = in_precision(e, self.device)
         with self.autocast:
             require_contract(method, run.method, first)
@@ -336,13 +332,25 @@ class _Training:
         )
 
 
-def _divided(train: Any, run: Run, device: torch.device, samples: int) -> tuple[TensorTaskset, Tensor]:
-    """The training taskset with its classes divided by the subclass encoder, and what that makes of all its samples."""
-    e = run.experiment
+def _read(
+    train: Any, run: Run, parts: Parts, path: str, layers: str, encoder: Callable[[], SecondNetwork | None]
+) -> Tensor:
+    """What an encoder reads of all training samples, which the rows of a seed share where they name the same file."""
+    key = run.seed, path.replace("{seed}", str(run.seed)), layers
+    if key not in parts.read or not path:
+        parts.read = {known: features for known, features in parts.read.items() if known[0] == run.seed}
+        parts.read[key] = encoded(train, cast(SecondNetwork, encoder()), parts.device)
+    return parts.read[key]
+
+
+def _divided(train: Any, run: Run, parts: Parts, samples: int) -> TensorTaskset:
+    """The training taskset with its classes divided by the subclass encoder."""
+    e, path = run.experiment, str(run.experiment.subclass_encoder)
     shape = tuple(train.batch([0], shots=1, queries=1).support.shape[2:])
-    encoder = SecondNetwork(read_encoder(str(e.subclass_encoder), run.seed, shape)).to(device)
-    features = encoded(train, encoder, device)
-    return with_subclasses(train, features, e.subclasses, samples=samples), features
+    features = _read(
+        train, run, parts, path, "", lambda: SecondNetwork(read_encoder(path, run.seed, shape)).to(parts.device)
+    )
+    return with_subclasses(train, features, e.subclasses, samples=samples)
 
 
 def _require_shared(run: Run) -> None:

@@ -33,8 +33,8 @@ class Recipe:
         label_smoothing: of their loss.
         train_shots: support samples per class in training, one after the other by iteration; shots if not given.
         average: decay of the moving average of weights that is validated and tested, such as 0.99; none if not given.
-        pretrained: checkpoint whose backbone every method starts from, or those of the members of the backbone ensemble,
-            separated by commas; {seed} in it stands for the seed.
+        pretrained: checkpoint whose backbone every method starts from, or several, separated by commas, for the members
+            of the backbone ensemble; {seed} in it stands for the seed.
         backbone_lr: learning rate of the backbone, in units of the method's own.
     """
 
