@@ -226,6 +226,24 @@ class TensorTaskset:
         """The samples at ``indices`` of ``x``, as episodes give them but not turned, ``(N, *)``."""
         return self._scaled(self.x, indices.to(self.device))
 
+    def with_samples(self, x: Tensor) -> TensorTaskset:
+        """The same taskset with other samples in the place of its own, such as features of them, given as they are.
+
+        Args:
+            x: for each sample, ``(N, *)``.
+
+        Raises:
+            InputError: for another number of samples, and where the taskset turns images.
+        """
+        if self.rotations or len(x) != len(self.x):
+            raise InputError(
+                f"expected {len(self.x)} samples in the place of those of a taskset that turns no images, got {len(x)} "
+                f"and rotations={self.rotations!r}"
+            )
+        changed = copy.copy(self)
+        changed.x, changed.scale = x, None
+        return changed
+
     def with_encoded(self, encoded: Tensor) -> TensorTaskset:
         """The same taskset, whose episodes carry what a network makes of each sample.
 

@@ -15,6 +15,7 @@ from .checkpoint import State
 from .config import Experiment, Run
 from .distributed import from_first, share, sum_over_processes, world_size
 from .evaluation import Measured, adaptation_milliseconds, evaluate_on
+from .features_once import features_made_once
 from .parts import Parts
 from .result import ControlScores, MetricInfo, Result, ScoresAtShots
 from .trial import count_generated, multiply_adds_per_query
@@ -74,15 +75,20 @@ class Testing:
     ) -> Measured:
         """What the method, or another one in its place, reaches on these episodes, and what under controls."""
         mine, meta_batch = share(episodes), share(range(self.run.experiment.meta_batch))
-        device = self.parts.device
+        device, form = self.parts.device, tested_form(self.run.experiment, shots)
+        tested = self.method if method is None else method
+        samples = len(mine) * form["ways"] * (form["shots"] + form["queries"])
         values = torch.zeros(2 + len(controls), len(episodes), dtype=torch.float64)
-        with in_precision(self.run.experiment, self.parts.device):
+        with (
+            in_precision(self.run.experiment, device),
+            features_made_once(tested, taskset, samples, device) as shown,
+        ):
             measured = evaluate_on(
-                self.method if method is None else method,
-                taskset,
+                tested,
+                shown,
                 mine,
                 self.metric,
-                form=tested_form(self.run.experiment, shots),
+                form=form,
                 device=device,
                 batch_size=min(self.at_once, _LARGEST if device.type != "cpu" else len(meta_batch)),
                 controls=controls,

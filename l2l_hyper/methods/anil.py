@@ -50,6 +50,7 @@ class ANIL(Method):
 
     Options = ANILOptions
     label = "ANIL"
+    reads_features_only = True
 
     def __init__(self, model: nn.Module, options: ANILOptions = ANILOptions()) -> None:  # noqa: B008 - frozen
         super().__init__()

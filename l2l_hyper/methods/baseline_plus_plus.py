@@ -66,6 +66,7 @@ class BaselinePlusPlus(FeatureMethod):
 
     Options = BaselinePlusPlusOptions
     label = "Baseline++"
+    reads_features_only = True
 
     def __init__(
         self,

@@ -52,6 +52,9 @@ class Method(nn.Module):
         controls: names of the controls that it can be tested under, see :meth:`controlled`.
         one_by_one: whether it gains nothing from several tasks at once.
         adapts_features: whether each task has features of its own, made by weights of its own.
+        reads_features_only: whether in a test it reads nothing of a sample but the features that ``network`` makes of
+            it under weights that all tasks share, and of a support sample what a frozen ``encoder`` reads, if there is
+            one. It says nothing of a class that is derived from the one that has it.
         transductive: whether the outputs on a query depend on the queries beside it.
     """
 
@@ -59,6 +62,7 @@ class Method(nn.Module):
     controls: tuple[str, ...] = ()
     one_by_one: ClassVar[bool] = False
     adapts_features: bool = False
+    reads_features_only: bool = False
     transductive: bool = False
 
     @property

@@ -53,6 +53,7 @@ class DistilledProtoNet(ProtoNet):
 
     Options = DistilledProtoNetOptions
     label = "ProtoNet, distilled"
+    reads_features_only = True
 
     def __init__(
         self, model: nn.Module, options: DistilledProtoNetOptions, *, encoder: nn.Module | None = None

@@ -106,6 +106,7 @@ class FEAT(FeatureMethod):
 
     Options = FEATOptions
     label = "FEAT"
+    reads_features_only = True
 
     def __init__(self, model: nn.Module, options: FEATOptions = FEATOptions()) -> None:  # noqa: B008 - frozen
         super().__init__(model)

@@ -60,6 +60,7 @@ class DynamicFewShot(FeatureMethod):
 
     Options = DynamicFewShotOptions
     label = "Gidaris & Komodakis"
+    reads_features_only = True
 
     def __init__(
         self,

@@ -147,6 +147,7 @@ class HyperAdapter(Method):
 
     Options = HyperAdapterOptions
     label = "HyperAdapter"
+    reads_features_only = True
     needs_every_class = False
 
     def __init__(
@@ -191,6 +192,9 @@ class HyperAdapter(Method):
         self.distillation = None
         if bank is not None or o.bank:
             self.distillation, self.needs_every_class = self._distillation(bank), True
+        self.reads_features_only = (
+            not self.body and self.distillation is None and (self.encoder is None or self.encoder_is_frozen)
+        )
         self.controls = tuple(_CONTROLS) if o.residual or self.distillation is not None else ()
         shapes = {name: own.shape for name, own in self.network.module.named_parameters() if name in self.body}
         self.modulation = Modulation(features, shapes, o.modulation, **attention) if o.residual and shapes else None

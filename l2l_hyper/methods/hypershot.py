@@ -95,6 +95,7 @@ class HyperShot(FeatureMethod):
 
     Options = HyperShotOptions
     label = "HyperShot"
+    reads_features_only = True
 
     def __init__(self, model: nn.Module, options: HyperShotOptions = HyperShotOptions()) -> None:  # noqa: B008 - frozen
         super().__init__(model)

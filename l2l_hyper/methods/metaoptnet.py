@@ -55,6 +55,7 @@ class MetaOptNet(FeatureMethod):
 
     Options = MetaOptNetOptions
     label = "MetaOptNet"
+    reads_features_only = True
 
     def __init__(self, model: nn.Module, options: MetaOptNetOptions = MetaOptNetOptions()) -> None:  # noqa: B008
         super().__init__(model)

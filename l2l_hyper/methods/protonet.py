@@ -51,6 +51,7 @@ class ProtoNet(Method):
 
     Options = ProtoNetOptions
     label = "ProtoNet"
+    reads_features_only = True
     needs_every_class = True
 
     def __init__(self, model: nn.Module, options: ProtoNetOptions = ProtoNetOptions()) -> None:  # noqa: B008 - frozen

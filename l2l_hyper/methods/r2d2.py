@@ -56,6 +56,7 @@ class R2D2(FeatureMethod):
 
     Options = R2D2Options
     label = "R2-D2"
+    reads_features_only = True
 
     def __init__(self, model: nn.Module, options: R2D2Options = R2D2Options()) -> None:  # noqa: B008 - frozen
         super().__init__(model)

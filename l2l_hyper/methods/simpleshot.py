@@ -62,6 +62,7 @@ class SimpleShot(FeatureMethod):
 
     Options = SimpleShotOptions
     label = "SimpleShot"
+    reads_features_only = True
     mean: Tensor
     batches: Tensor
 

@@ -59,6 +59,7 @@ class SoftKMeans(ProtoNet):
 
     Options = SoftKMeansOptions
     label = "Soft k-means, transductive"
+    reads_features_only = True
     transductive = True
 
     def __init__(self, model: nn.Module, options: SoftKMeansOptions = SoftKMeansOptions()) -> None:  # noqa: B008
