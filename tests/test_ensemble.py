@@ -81,5 +81,5 @@ def test_what_cannot_be_an_ensemble_is_refused(tmp_path: Path) -> None:
         BACKBONES["ensemble"].build(5, (3,), {"of": "test-linear"})
     with pytest.raises(InputError, match="unknown backbone"):
         BACKBONES["ensemble"].build(5, (3, 32, 32), {"of": "conv5"})
-    with pytest.raises(InputError, match="ensemble.members must be greater than or equal to 1"):
+    with pytest.raises(InputError, match="members must be greater than or equal to 1"):
         BACKBONES["ensemble"].build(5, (3, 32, 32), {"members": 0})

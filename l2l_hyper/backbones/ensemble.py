@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..settings import Count, Name
+from ..settings import Count, Name, checked_arguments
 from .network import Network
 from .registry import BACKBONES
 from .shapes import SampleShape
@@ -47,6 +47,7 @@ class _SideBySide(nn.ModuleList):
         return torch.cat([member(x) for member in self], -1)
 
 
+@checked_arguments
 def ensemble(
     ways: Count, sample_shape: SampleShape, *, of: Name = "conv4", members: Count = 2, **options: Any
 ) -> nn.Module:
