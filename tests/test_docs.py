@@ -168,6 +168,16 @@ def test_table_of_small_networks_is_that_of_the_records(name: str, reader: str, 
         assert row in shown[0]
 
 
+def test_row_of_three_encoders_read_as_one_is_that_of_the_record() -> None:
+    (record,) = read_records(CIFARFS.with_name("cifarfs-wrn28") / "ensemble")
+    deployed = read_records(CIFARFS.with_name("cifarfs-conv4-wrn28"))[0].result.multiply_adds_per_query
+    (one,), (five,) = (summarize([record.at(shots)]).rows for shots in (1, 5))
+    scores = [interval(100 * row.score.mean, 100 * row.score.half_width) for row in (one, five)]
+    ratio = record.result.multiply_adds_per_query / deployed
+    start = f"ProtoNet, three WRN-28-1 read as one, {ratio:.0f} times the cost per query"
+    assert f"| {start} | {scores[0]} | | {scores[1]} | |" in table_rows("docs/results.md")
+
+
 def test_without_its_residual_the_distilled_adapter_is_the_distilled_network() -> None:
     records = {(r.run.method, r.run.seed): r for r in read_records(CIFARFS.with_name("cifarfs-small-8"))}
     for seed in (0, 1, 2):
@@ -282,28 +292,30 @@ def test_table_of_learning_rates_is_that_of_the_sweep(folder: str, rates: list[f
 
 
 @pytest.mark.parametrize(
-    ("rate", "seed", "trained", "tested"),
+    ("row", "rate", "seed", "trained", "tested"),
     [
-        ("0.001", 0, "rates/0.001", "rates/0.001"),
-        ("0.003", 0, ".", "."),
-        ("0.01", 0, "rates/0.01", "rates/0.01-test"),
-        ("0.003", 1, ".", "."),
-        ("0.01", 1, "rates/0.01-seed1", "rates/0.01-seed1"),
+        ("protonet-distilled@map", "0.001", 0, "rates/0.001", "rates/0.001"),
+        ("protonet-distilled@map", "0.003", 0, ".", "."),
+        ("protonet-distilled@map", "0.01", 0, "rates/0.01", "rates/0.01-test"),
+        ("protonet-distilled@map", "0.003", 1, ".", "."),
+        ("protonet-distilled@map", "0.01", 1, "rates/0.01-seed1", "rates/0.01-seed1"),
+        ("hyper-adapter@linear-ensemble", "0.003", 0, ".", "."),
+        ("hyper-adapter@linear-ensemble", "0.01", 0, "rates/0.01-ensemble", "rates/0.01-ensemble"),
     ],
 )
-def test_rates_of_the_distilled_network_at_conv4_are_those_of_the_records(
-    rate: str, seed: int, trained: str, tested: str
+def test_rates_of_whole_trainings_at_conv4_are_those_of_the_records(
+    row: str, rate: str, seed: int, trained: str, tested: str
 ) -> None:
     folder = CIFARFS.with_name("cifarfs-conv4-wrn28")
     training, test = (
-        next(r for r in read_records(folder / name) if r.run.name == f"protonet-distilled_map-seed{seed}")
+        next(r for r in read_records(folder / name) if (r.run.method, r.run.seed) == (row, seed))
         for name in (trained, tested)
     )
     assert training.run == replace(test.run, experiment=training.run.experiment)
     assert str(test.run.options["lr"]) == rate
     scores = [max(p.score for p in training.result.validation), *(test.at(k).scores.mean() for k in (1, 5))]
-    row = f"| {rate}, seed {seed} | {' | '.join(f'{100 * score:.2f}' for score in scores)} |"
-    assert row in table_rows("docs/results.md")
+    cells = [test.label, rate, str(seed), *(f"{100 * score:.2f}" for score in scores)]
+    assert f"| {' | '.join(cells)} |" in table_rows("docs/results.md")
 
 
 def rms(x: Tensor) -> Tensor:
