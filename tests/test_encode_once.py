@@ -103,7 +103,7 @@ def test_without_augmentation_training_is_the_same(tmp_path: Path, name: str) ->
 
 def test_what_cannot_be_read_once_is_refused() -> None:
     network = SecondNetwork(convert_norm(larger(), "support").requires_grad_(False))
-    with pytest.raises(InputError, match="layer 'module.1' normalizes by statistics of the support set"):
+    with pytest.raises(InputError, match="layer 'module.1' does not normalize by running averages"):
         encoded(images(), network, CPU)
     with pytest.raises(InputError, match="a TensorTaskset, got object; use subclasses=0 and encode_once=false"):
         encoded(object(), network, CPU)

@@ -6,17 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..backbones.network import Network
 from ..data import Taskset, TensorTaskset
-from ..functional import EpisodicBatchNorm
 from ..methods import Method, TaskwiseNetwork
-from .recipe.encoding import encoded
+from .recipe.encoding import encoded, of_all_samples, reads_others
 
 __all__ = ["features_made_once"]
-
-_AT_ONCE = 128  # samples
 
 
 @contextmanager
@@ -46,14 +43,14 @@ def features_made_once(method: Method, taskset: Taskset, samples: int, device: t
         or len(taskset.x) >= samples
         or not isinstance(network, TaskwiseNetwork)
         or type(network.module) is not Network
-        or not all(map(_by_averages, [network] if encoder is None else [network, encoder]))
+        or any(reads_others(part) is not None for part in (network, encoder) if part is not None)
     ):
         yield taskset
         return
     module, training = network.module, method.training
     body, _ = module.features, network.places  # which must be those of the whole network
     method.eval()
-    tested = taskset.with_samples(_made(taskset, body, device))
+    tested = taskset.with_samples(of_all_samples(taskset, body, device).to(taskset.device))
     if encoder is not None:
         tested = tested.with_encoded(encoded(taskset, encoder, device))
     method.train(training)
@@ -62,14 +59,3 @@ def features_made_once(method: Method, taskset: Taskset, samples: int, device: t
         yield tested
     finally:
         module.features = body
-
-
-def _by_averages(network: nn.Module) -> bool:
-    return all(m.mode == "running" for m in network.modules() if isinstance(m, EpisodicBatchNorm))
-
-
-def _made(taskset: TensorTaskset, body: nn.Module, device: torch.device) -> Tensor:
-    """Features ``(N, D)`` of all samples."""
-    with torch.no_grad():
-        indices = torch.arange(len(taskset.x)).split(_AT_ONCE)
-        return torch.cat([body(taskset.at(at).to(device)) for at in indices]).to(taskset.device)

@@ -149,7 +149,7 @@ class _Training:
             pretrained.load_heads(method)
         if e.encode_once and method.reader is not None:
             path, layers = parts.weights_of(run, "encoder", folder), run.options.get("encoder_layers", "")
-            episodic = episodic.with_encoded(_read(train, run, parts, path, layers, lambda: method.reader))
+            episodic = episodic.with_encoded(_encoded(train, run, parts, path, layers, lambda: method.reader))
         self.autocast = in_precision(e, self.device)
         with self.autocast:
             require_contract(method, run.method, first)
@@ -332,7 +332,7 @@ class _Training:
         )
 
 
-def _read(
+def _encoded(
     train: Any, run: Run, parts: Parts, path: str, layers: str, encoder: Callable[[], SecondNetwork | None]
 ) -> Tensor:
     """What an encoder reads of all training samples, which the rows of a seed share where they name the same file."""
@@ -347,7 +347,7 @@ def _divided(train: Any, run: Run, parts: Parts, samples: int) -> TensorTaskset:
     """The training taskset with its classes divided by the subclass encoder."""
     e, path = run.experiment, str(run.experiment.subclass_encoder)
     shape = tuple(train.batch([0], shots=1, queries=1).support.shape[2:])
-    features = _read(
+    features = _encoded(
         train, run, parts, path, "", lambda: SecondNetwork(read_encoder(path, run.seed, shape)).to(parts.device)
     )
     return with_subclasses(train, features, e.subclasses, samples=samples)
