@@ -269,6 +269,7 @@ def test_table_of_learned_optimizers_is_that_of_the_records(problem: str) -> Non
     ("folder", "rates"),
     [
         ("sweep-cifarfs-small", [0.0003, 0.001, 0.003, 0.01, 0.03]),
+        ("sweep-cifarfs-small-subclasses", [0.0003, 0.001, 0.003, 0.01, 0.03]),
         ("sweep-cifarfs-wrn28-conv4", [0.0001, 0.0003, 0.001, 0.003, 0.01]),
     ],
 )
@@ -280,6 +281,9 @@ def test_table_of_learning_rates_is_that_of_the_sweep(folder: str, rates: list[f
         ("hyper-adapter@linear", None): "HyperAdapter, linear",
         ("hyper-adapter@mlp", 0.5): "HyperAdapter, mlp, dropout 0.5",
         ("hyper-adapter@mlp", 0.0): "HyperAdapter, mlp, no dropout",
+        ("protonet-distilled@map", None): "ProtoNet, distilled, map",
+        ("r2d2", None): "R2-D2",
+        ("hyper-adapter@linear-teacher", None): "HyperAdapter, linear-teacher",
     }
     cells: dict[str, dict[float, str]] = {name: {} for (method, _), name in names.items() if method in best}
     for point in sweep["points"]:
@@ -315,6 +319,18 @@ def test_rates_of_whole_trainings_at_conv4_are_those_of_the_records(
     assert str(test.run.options["lr"]) == rate
     scores = [max(p.score for p in training.result.validation), *(test.at(k).scores.mean() for k in (1, 5))]
     cells = [test.label, rate, str(seed), *(f"{100 * score:.2f}" for score in scores)]
+    assert f"| {' | '.join(cells)} |" in table_rows("docs/results.md")
+
+
+@pytest.mark.parametrize("row", ["protonet@map", "protonet-distilled@map"])
+@pytest.mark.parametrize(("rate", "name"), [("0.003", "rates/0.003"), ("0.01", ".")])
+def test_rates_of_whole_trainings_with_8_channels_are_those_of_the_records(row: str, rate: str, name: str) -> None:
+    folder = CIFARFS.with_name("cifarfs-small-8-subclasses")
+    records = [r for r in read_records(folder / name) if r.run.method == row]
+    assert [(r.run.seed, str(r.run.options["lr"])) for r in records] == [(seed, rate) for seed in range(3)]
+    validation = np.mean([max(p.score for p in r.result.validation) for r in records])
+    scores = [validation, *(np.mean([r.at(k).scores.mean() for r in records]) for k in (1, 5))]
+    cells = [records[0].label, rate, *(f"{100 * score:.2f}" for score in scores)]
     assert f"| {' | '.join(cells)} |" in table_rows("docs/results.md")
 
 
