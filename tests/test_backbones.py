@@ -105,6 +105,12 @@ def test_wrn28_is_learn2learns() -> None:
     torch.testing.assert_close(ours(x), theirs(x))
 
 
+def test_stride_of_wrn28_halves_the_images() -> None:
+    model = BACKBONES["wrn28"].build(5, (3, 84, 84), {"width": 1, "stride": 2})
+    assert model.features.conv1(torch.rand(1, 3, 84, 84)).shape == (1, 16, 42, 42)
+    assert model.features(torch.rand(1, 3, 84, 84)).shape == (1, 64)
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "options", "message"),
     [
