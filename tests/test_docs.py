@@ -168,9 +168,10 @@ def test_table_of_small_networks_is_that_of_the_records(name: str, reader: str, 
         assert row in shown[0]
 
 
-def test_row_of_three_encoders_read_as_one_is_that_of_the_record() -> None:
+@pytest.mark.parametrize("folder", ["cifarfs-small-8-subclasses", "cifarfs-conv4-wrn28"])
+def test_row_of_three_encoders_read_as_one_is_that_of_the_record(folder: str) -> None:
     (record,) = read_records(CIFARFS.with_name("cifarfs-wrn28") / "ensemble")
-    deployed = read_records(CIFARFS.with_name("cifarfs-conv4-wrn28"))[0].result.multiply_adds_per_query
+    deployed = read_records(CIFARFS.with_name(folder))[0].result.multiply_adds_per_query
     (one,), (five,) = (summarize([record.at(shots)]).rows for shots in (1, 5))
     scores = [interval(100 * row.score.mean, 100 * row.score.half_width) for row in (one, five)]
     ratio = record.result.multiply_adds_per_query / deployed
