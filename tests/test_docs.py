@@ -222,6 +222,13 @@ def test_table_of_other_sizes_is_that_of_the_records() -> None:
             assert f"| {channels} {row_of(pair)}" in rows
 
 
+@pytest.mark.parametrize(("name", "channels"), [("cifarfs-to-mini-8", 8), ("cifarfs-to-mini-conv4", 64)])
+def test_table_of_cifarfs_to_mini_imagenet_is_that_of_the_records(name: str, channels: int) -> None:
+    rows = {row.replace("**", "") for row in table_rows("docs/results.md")}
+    for pair in results_of(CIFARFS.with_name(name)):
+        assert f"| {channels} {row_of(pair)}".replace(", trained on cifarfs", "") in rows
+
+
 def test_table_of_other_numbers_of_shots_is_that_of_the_records() -> None:
     records, rows = read_records(CIFARFS.with_name("cifarfs-small-8-shots")), table_rows("docs/results.md")
     for shots in (1, 2, 5, 10, 20):
