@@ -242,6 +242,23 @@ def test_table_of_other_numbers_of_shots_is_that_of_the_records() -> None:
         assert f"| {shots} | {' | '.join(cells)} |" in rows
 
 
+def test_table_of_omniglot_with_a_small_network_is_that_of_the_records() -> None:
+    folder, rows = CIFARFS.with_name("omniglot-20way-small"), table_rows("docs/results.md")
+    plain = {row.replace("**", "") for row in rows}
+    for row in csv.DictReader((folder / "results.csv").read_text("utf-8").splitlines()):
+        assert f"{row_of([row])} {float(row['multiply_adds_per_query']) / 1e6:.3f} |" in plain
+    for row in control_table(summarize(read_records(folder), "protonet@map"))[1:]:
+        assert f"| {row[1]} | {row[-1]} |" in rows
+
+
+def test_learning_rates_of_omniglot_with_a_small_network_are_those_of_the_sweep() -> None:
+    sweep = json.loads((CIFARFS.with_name("sweep-omniglot-20way-small") / "sweep.json").read_text("utf-8"))
+    preset = read_preset(ROOT / "benchmarks" / "presets" / "omniglot-20way-small.toml")["options"]
+    for choice in sweep["chosen"]:
+        assert choice["values"].items() <= preset[choice["method"]].items()
+    assert len(sweep["chosen"]) == len(preset)
+
+
 def test_table_of_one_data_set_after_the_other_is_that_of_the_records() -> None:
     folders = ("omniglot-small", "glyphs-to-omniglot", "omniglot-to-glyphs")
     files = [CIFARFS.with_name(name) / "results.csv" for name in folders]
