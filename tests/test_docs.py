@@ -135,6 +135,7 @@ def test_table_of_methods_is_that_of_the_records() -> None:
         ("cifarfs-small-8-subclasses", "WRN-28-1", "cifarfs-wrn28", ["docs/results.md", "README.md"]),
         ("cifarfs-small-4-subclasses", "WRN-28-1", "cifarfs-wrn28", ["docs/results.md"]),
         ("cifarfs-small-16-subclasses", "WRN-28-1", "cifarfs-wrn28", ["docs/results.md"]),
+        ("cifarfs-small-32-subclasses", "WRN-28-1", "cifarfs-wrn28", ["docs/results.md"]),
         ("cifarfs-conv4-wrn28", "WRN-28-1", "cifarfs-wrn28", ["docs/results.md"]),
     ],
 )
