@@ -35,6 +35,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "hyper-adapter": {},
     "hyper-adapter@encoder": {"generator": "linear", "encoder_layers": "0"},
     "hyper-adapter@ridge": {"base_learner": "ridge"},
+    "hyper-adapter-transductive": {},
     "hyper-adapter@gradient": {"base_learner": "gradient"},
 }
 OTHERS: dict[str, dict[str, Any]] = {

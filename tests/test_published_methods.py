@@ -166,6 +166,32 @@ def test_soft_kmeans(distance: str, mapped: bool) -> None:
     check("soft-kmeans", slow, SHOTS, distance=distance, linear_map=mapped, steps=2)
 
 
+@pytest.mark.parametrize("residual", [True, False])
+def test_hyper_adapter_that_reads_queries(residual: bool) -> None:
+    """The formula of transductive.py, one class and one query at a time."""
+
+    def slow(method: Any, body: nn.Sequential, task: Episodes) -> tuple[Tensor, Tensor]:
+        _, _, query, labels = one_task(task)
+        adapted = method.adapt(task.support_set)
+        rows, biases = (own[0] for own in adapted.weights.values())
+        lengths, start = [row.norm() for row in rows], [row / row.norm() for row in rows]
+        queries, now = F.normalize(body(query) - method.network.head.centre, dim=1), start
+
+        def logits(h: Tensor) -> Tensor:
+            return torch.stack([lengths[c] * h @ now[c] + biases[c] for c in range(WAYS)])
+
+        for s in range(2):
+            shares = [(method.log_sharpness[s].exp() * logits(h)).softmax(0) for h in queries]
+            mapped = [method.query_map.weight @ h for h in queries]
+            sums = [sum(p[c] * m / m.norm() for p, m in zip(shares, mapped, strict=True)) for c in range(WAYS)]
+            now = [F.normalize(method.log_weight[s].exp() * SHOTS * start[c] + sums[c], dim=0) for c in range(WAYS)]
+        outputs = torch.stack([logits(h) for h in queries])
+        penalty = method.penalty(adapted)[0] if residual else 0.0
+        return outputs, F.cross_entropy(outputs, labels) + penalty
+
+    check("hyper-adapter-transductive", slow, SHOTS, refinements=2, residual=residual, linear_map=True)
+
+
 # Baseline++
 
 

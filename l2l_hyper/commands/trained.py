@@ -31,8 +31,8 @@ Trust = Annotated[
 
 
 @with_settings(
-    *("tasksets", "tasksets_options", "ways", "shots", "test_shots", "queries", "test_episodes", "split_seed"),
-    *("metric", "data_root", "device", "memory_limit"),
+    *("tasksets", "tasksets_options", "ways", "shots", "test_shots", "queries", "unbalanced_queries"),
+    *("test_episodes", "split_seed", "metric", "data_root", "device", "memory_limit"),
     defaults=False,
 )
 def evaluate(*, checkpoint: Checkpoint, out: OptionalOut = None, trust: Trust = False, **flags: Any) -> None:

@@ -11,7 +11,7 @@ from annotated_types import Ge, Lt
 
 from ..errors import InputError
 from ..files import plain
-from ..settings import Count, Name, Positive, Seed, Ways, check_fields
+from ..settings import Count, Name, Natural, Positive, Seed, Ways, check_fields
 from .recipe import Recipe
 
 __all__ = ["Experiment", "Run", "renamed", "renamed_options"]
@@ -31,6 +31,8 @@ class Experiment(Recipe):
         shots: support samples per class, in validation and test (and in training unless train_shots is given).
         test_shots: all numbers of support samples per class to test with, shots among them; shots alone if not given.
         queries: query samples per class.
+        unbalanced_queries: α of the Dirichlet distribution of the shares of test queries that classes have, see
+            :mod:`~l2l_hyper.data.unbalanced`; 0 for as many of each class.
         train_queries: query samples per class in training; as ``queries`` if not given.
         train_ways: classes per episode in training; as ``ways`` if not given.
         iterations: meta-training iterations (optimizer steps); ignored when ``train_seconds`` is given.
@@ -57,6 +59,7 @@ class Experiment(Recipe):
     shots: Count = 1
     test_shots: tuple[Count, ...] | None = None
     queries: Count = 15
+    unbalanced_queries: Natural = 0
     train_queries: Count | None = None
     train_ways: Ways | None = None
     iterations: Count = 5000

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .. import kernels
 from ..backbones import BACKBONES, BackboneEntry
 from ..data import METRICS, TASKSETS, BenchmarkTasksets, Episodes, Metric, TensorTaskset, manifest
+from ..data.unbalanced import UnbalancedTaskset
 from ..errors import InputError
 from ..files import expanded
 from ..memory import require_memory
@@ -99,7 +100,12 @@ class Parts:
             raise InputError(f"tasksets_options has {name}, which other settings decide; leave it out")
         options |= e.tasksets_options
         with first_then_others():
-            return self._tasksets.build(options)
+            built = self._tasksets.build(options)
+        if not e.unbalanced_queries:
+            return built
+        if not isinstance(built.test, TensorTaskset):
+            raise InputError(f"unbalanced_queries needs a TensorTaskset, got {type(built.test).__name__}; leave it out")
+        return built._replace(test=UnbalancedTaskset(built.test, e.unbalanced_queries))
 
     @functools.cached_property
     def manifests(self) -> dict[int, dict[str, Any]]:

@@ -150,6 +150,7 @@ METHODS = _Methods(
     "l2l_hyper.methods",
     {
         "hyper-adapter": "l2l_hyper.methods.hyper_adapter:HyperAdapter",
+        "hyper-adapter-transductive": "l2l_hyper.methods.transductive:TransductiveHyperAdapter",
         "maml": "l2l_hyper.methods.maml:MAML",
         "anil": "l2l_hyper.methods.anil:ANIL",
         "protonet": "l2l_hyper.methods.protonet:ProtoNet",
