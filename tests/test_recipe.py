@@ -131,24 +131,6 @@ def test_crops_and_mirror_images_equal_the_slow_way() -> None:
         torch.testing.assert_close(got[i], crop.flip(-1) if mirrored[i] else crop, rtol=0, atol=0)
 
 
-def test_smaller_crops_are_windows_of_every_place() -> None:
-    x = images()
-    down, right = torch.tensor([-2, 0, 3, 8, 10, 5]), torch.tensor([10, -1, 8, 0, 2, 4])
-    mirrored = torch.tensor([True, False, True, False, True, False])
-    got = crop_flip(x, down, right, mirrored, (8, 8))
-    padded = F.pad(x, [2] * 4, mode="reflect")
-    for i, one in enumerate(padded):
-        top, left = 2 + int(down[i]), 2 + int(right[i])
-        crop = one[:, top : top + 8, left : left + 8]
-        torch.testing.assert_close(got[i], crop.flip(-1) if mirrored[i] else crop, rtol=0, atol=0)
-    rows = torch.arange(16.0)[:, None].expand(6000, 1, 16, 16)  # each pixel holds its row
-    seen = augmented_images(rows, range(6000), "x", 0, crop=8)
-    assert seen.shape == (6000, 1, 8, 8)
-    counts = torch.bincount(seen[:, 0, 3, 0].long(), minlength=14)  # of windows that begin at -2 to 10
-    counts = counts[1:]
-    assert (counts - 6000 / 13).abs().max() < 120
-
-
 def test_an_image_is_augmented_by_its_episode_alone() -> None:
     episodes = tasks().batch(range(6), shots=2, queries=2)
     whole = augmented_episodes(episodes, range(6), seed=3)

@@ -59,31 +59,6 @@ def test_a_killed_run_with_every_option_goes_on_to_the_identical_result(tmp_path
     assert losses[0] == losses[1] and validated[0] != validated[1]
 
 
-def test_crops_of_the_whole_side_change_nothing_and_smaller_ones_do(tmp_path: Path) -> None:
-    experiment = replace(EVERYTHING, backbone_options={"pooled": True})
-    losses = {}
-    for crop in (None, 28, 16):
-        record = train(Run(experiment=replace(experiment, crop=crop), method="protonet"), tmp_path / str(crop))
-        losses[crop] = [point["loss"] for point in record["training"]]
-    assert losses[28] == losses[None] and losses[16] != losses[None]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"crop": 16, "backbone_options": {"halvings": 2}},
-            r"crop=16 needs a backbone with as many features for crops as for images of 28 x 28",
-        ),
-        ({"crop": 29, "backbone_options": {"pooled": True}}, "crop must be at most height and width"),
-        ({"crop": 16, "augmentation": "none", "rotation_classes": False}, "crop is for augmentation 'crop-flip'"),
-    ],
-)
-def test_crops_that_cannot_be_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        train(Run(experiment=replace(EVERYTHING, **options), method="protonet"), tmp_path)
-
-
 def test_one_model_is_tested_with_several_numbers_of_shots(tmp_path: Path) -> None:
     record = train(Run(experiment=EVERYTHING, method="protonet"), tmp_path)
     (other,) = record["other_shots"]

@@ -83,8 +83,6 @@ class Experiment(Recipe):
                 f"expected subclasses and subclass_encoder together, got subclasses={self.subclasses} and "
                 f"subclass_encoder={self.subclass_encoder}; give both or neither"
             )
-        if self.crop is not None and self.augmentation == "none":
-            raise InputError(f"crop is for augmentation 'crop-flip', got crop={self.crop} and augmentation 'none'")
         if self.test_shots is not None and self.shots not in self.test_shots:
             raise InputError(f"test_shots must have shots, {self.shots}, among them, got {self.test_shots}")
 

@@ -27,7 +27,6 @@ from .distributed import from_first, is_first, seed_each, share, sum_over_proces
 from .encoder import read_encoder
 from .memory import peak_memory_mb, reset_peak_memory, tasks_at_once
 from .parts import Parts
-from .recipe.augmentation import require_crops_fit
 from .recipe.classification import attach_classifier, with_rotation_classes
 from .recipe.encoding import encoded
 from .recipe.objective import Objective, training_episodes
@@ -134,8 +133,6 @@ class _Training:
             episodic = _divided(train, run, parts, largest["shots"] + largest["queries"])
         first = episodic.batch([0], **largest).to(self.device)
         last = parts.tasksets.test.batch([0], **tested_form(e, e.shots)).to(self.device)
-        if e.crop is not None:
-            require_crops_fit(e.crop, lambda episode: parts.model(run, episode), first)
         self.model = parts.model(run, first)
         start = parts.weights_of(run, "pretrained", folder) or e.pretrained
         pretrained = read_pretrained(start, run.seed) if start else None

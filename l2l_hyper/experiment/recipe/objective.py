@@ -69,7 +69,7 @@ class Objective:
         indices = share(range(iteration * e.meta_batch, (iteration + 1) * e.meta_batch))
         # Seed 0 is that of the validation and test splits; they hold other classes all the same.
         drawn = self.taskset.batch(indices, seed=self.run.seed, **training_episodes(e, iteration)).to(self.device)
-        return drawn if e.augmentation == "none" else augmented_episodes(drawn, indices, self.run.seed, crop=e.crop)
+        return drawn if e.augmentation == "none" else augmented_episodes(drawn, indices, self.run.seed)
 
     def backward(self, iteration: int) -> tuple[Tensor, Tensor]:
         """Add T times the gradient of an iteration's loss to the parameters; T times the loss, the sum of scores."""
@@ -103,7 +103,7 @@ class Objective:
         indices = range(iteration * e.class_batch, (iteration + 1) * e.class_batch)
         x, labels = self.classes.classified(indices, seed=self.run.seed)
         x, labels = x.to(self.device), labels.to(self.device)
-        x = x if e.augmentation == "none" else augmented_images(x, indices, "class", self.run.seed, crop=e.crop)
+        x = x if e.augmentation == "none" else augmented_images(x, indices, "class", self.run.seed)
         with self.autocast:
             loss, seen = class_pass(self.method, x, labels, e.label_smoothing)
         return e.class_weight * e.meta_batch * loss, seen.statistics if e.normalization == "running" else {}

@@ -22,8 +22,6 @@ class Recipe:
         warmup: share of the training in which the learning rate rises from zero.
         schedule: of the learning rate after that: cosine, which ends at zero, constant, or step, a tenth by each third.
         augmentation: of training images; none or crop-flip, up to an eighth of a side, and half of them mirrored.
-        crop: height and width in pixels of the windows that crop-flip takes of training images, for a backbone whose
-            features are means over pixels; those of the images if not given.
         rotation_classes: whether images turned by 90, 180 and 270 degrees are further training classes.
         subclasses: into how many subclasses each training class is divided for the episodes; 0 for none.
         subclass_encoder: checkpoint of the network by whose features; {seed} in it stands for the seed.
@@ -45,7 +43,6 @@ class Recipe:
     warmup: Share = 0.0
     schedule: Literal["cosine", "constant", "step"] = "cosine"
     augmentation: Literal["none", "crop-flip"] = "none"
-    crop: Count | None = None
     rotation_classes: bool = False
     subclasses: Natural = 0
     subclass_encoder: Name | None = None
