@@ -173,7 +173,7 @@ def test_hyper_adapter_that_reads_queries(residual: bool) -> None:
     def slow(method: Any, body: nn.Sequential, task: Episodes) -> tuple[Tensor, Tensor]:
         _, _, query, labels = one_task(task)
         adapted = method.adapt(task.support_set)
-        rows, biases = (own[0] for own in adapted.weights.values())
+        rows, biases = (own[0] for own in adapted.generated.weights.values())
         lengths, start = [row.norm() for row in rows], [row / row.norm() for row in rows]
         queries, now = F.normalize(body(query) - method.network.head.centre, dim=1), start
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,15 +46,11 @@ class TransductiveHyperAdapterOptions(HyperAdapterOptions):
     refinements: Depth = 3
 
 
-@dataclass(frozen=True)
-class AdaptedWithShots(Adapted):
-    """What adaptation gives T tasks.
+class AdaptedWithShots(NamedTuple):
+    """What adaptation gives T tasks: the generated last layer, and the support samples of each class ``(T, C, 1)``."""
 
-    Attributes:
-        shots: support samples of each class, ``(T, C, 1)``.
-    """
-
-    shots: Tensor | None = None
+    generated: Adapted
+    shots: Tensor
 
 
 class TransductiveHyperAdapter(HyperAdapter):
@@ -92,32 +88,42 @@ class TransductiveHyperAdapter(HyperAdapter):
         self.log_weight = nn.Parameter(torch.zeros(options.refinements))
         self.log_sharpness = nn.Parameter(torch.zeros(options.refinements))
 
-    def adapt(self, support: SupportSet, adapted: Adapted | None = None) -> AdaptedWithShots:
-        """Generate the rows of T tasks, see :meth:`HyperAdapter.adapt`."""
-        made = super().adapt(support, adapted)
-        return AdaptedWithShots(**vars(made), shots=support.one_hot(self.query_map.weight.dtype).sum(1).unsqueeze(-1))
+    def adapt(  # type: ignore[override]
+        self, support: SupportSet, adapted: AdaptedWithShots | None = None
+    ) -> AdaptedWithShots:
+        """Generate the last layer of T tasks, see :meth:`HyperAdapter.adapt`."""
+        generated = super().adapt(support, None if adapted is None else adapted.generated)
+        shots = support.one_hot(self.query_map.weight.dtype).sum(1).unsqueeze(-1)
+        return AdaptedWithShots(generated, shots)
 
-    def predict(self, adapted: Adapted, query: Tensor) -> Tensor:
+    def predict(self, adapted: AdaptedWithShots, query: Tensor) -> Tensor:  # type: ignore[override]
         """Logits ``(T, Q, C)``; all Q queries turn the rows."""
         return self.predict_each([adapted], query)[0]
 
-    def predict_each(self, adapted: Sequence[Adapted], query: Tensor) -> list[Tensor]:
+    def predict_each(  # type: ignore[override]
+        self, adapted: Sequence[AdaptedWithShots], query: Tensor
+    ) -> list[Tensor]:
         """Logits ``(T, Q, C)`` for each, of which the queries pass the network once."""
-        features = in_float32(self.network(query, None, adapted[0].statistics).features)
+        features = in_float32(self.network(query, None, adapted[0].generated.statistics).features)
         with full_precision(features.device):
-            return [self._outputs(one, features) for one in adapted]
+            return [self._outputs(one.generated.weights, one.shots, features) for one in adapted]
 
-    def _outputs(self, adapted: Adapted, features: Tensor) -> Tensor:
+    def controlled(self, adapted: AdaptedWithShots, control: str) -> AdaptedWithShots:  # type: ignore[override]
+        """The last layer with another residual, see :meth:`HyperAdapter.controlled`."""
+        return adapted._replace(generated=super().controlled(adapted.generated, control))
+
+    def penalty(self, adapted: AdaptedWithShots) -> Tensor | float:  # type: ignore[override]
+        """The penalty of Δ, ``(T,)``."""
+        return super().penalty(adapted.generated)
+
+    def _outputs(self, weights: dict[str, Tensor], shots: Tensor, features: Tensor) -> Tensor:
         """Logits ``(T, Q, C)`` of queries with features ``(T, Q, D)``."""
-        assert isinstance(adapted, AdaptedWithShots) and adapted.shots is not None
-        name, rows = next(
-            (name, own) for name, own in adapted.weights.items() if own.ndim == 3
-        )  # the other is the bias
+        name, rows = next((name, own) for name, own in weights.items() if own.ndim == 3)  # beside the bias
         lengths = rows.norm(dim=-1, keepdim=True)
-        own, read = adapted.shots * rows / lengths, F.normalize(self.query_map(features), dim=-1)
-        outputs = self.network.last_layer(adapted.weights, features)
+        own, read = shots * rows / lengths, F.normalize(self.query_map(features), dim=-1)
+        outputs = self.network.last_layer(weights, features)
         for weight, sharpness in zip(self.log_weight.exp(), self.log_sharpness.exp(), strict=True):
             shares = (sharpness * outputs).softmax(-1)
             rows = lengths * F.normalize(weight * own + shares.mT @ read, dim=-1)
-            outputs = self.network.last_layer({**adapted.weights, name: rows}, features)
+            outputs = self.network.last_layer({**weights, name: rows}, features)
         return outputs
