@@ -137,6 +137,7 @@ def test_table_of_methods_is_that_of_the_records() -> None:
         ("cifarfs-small-16-subclasses", "WRN-28-1", "cifarfs-wrn28", ["docs/results.md"]),
         ("cifarfs-small-32-subclasses", "WRN-28-1", "cifarfs-wrn28", ["docs/results.md"]),
         ("cifarfs-conv4-wrn28", "WRN-28-1", "cifarfs-wrn28", ["docs/results.md"]),
+        ("mini-small-8", "WRN-28-1", "mini-wrn28", ["docs/results.md"]),
     ],
 )
 def test_table_of_small_networks_is_that_of_the_records(name: str, reader: str, large: str, pages: list[str]) -> None:
