@@ -231,6 +231,21 @@ def test_table_of_cifarfs_to_mini_imagenet_is_that_of_the_records(name: str, cha
         assert f"| {channels} {row_of(pair)}".replace(", trained on cifarfs", "") in rows
 
 
+def test_table_of_methods_that_read_queries_is_that_of_the_records() -> None:
+    reads, page = CIFARFS.with_name("cifarfs-transductive-8"), table_rows("docs/results.md")
+    inductive = CIFARFS.with_name("cifarfs-small-8-subclasses")
+    for balanced, other in ((reads, reads / "unbalanced"), (inductive, reads / "unbalanced-inductive")):
+        rows: dict[str, list[str]] = {}
+        for records in (read_records(balanced), read_records(other)):
+            for shots in (1, 5):
+                for row in summarize([r.at(shots) for r in records]).rows:
+                    rows.setdefault(row.label, []).append(interval(100 * row.score.mean, 100 * row.score.half_width))
+        whole = {label: cells for label, cells in rows.items() if len(cells) == 4}
+        assert len(whole) == 3
+        for label, cells in whole.items():
+            assert f"| {label} | {' | '.join(cells)} |" in {row.replace("**", "") for row in page}
+
+
 def test_table_of_other_numbers_of_shots_is_that_of_the_records() -> None:
     records, rows = read_records(CIFARFS.with_name("cifarfs-small-8-shots")), table_rows("docs/results.md")
     for shots in (1, 2, 5, 10, 20):
