@@ -231,6 +231,11 @@ def test_table_of_cifarfs_to_mini_imagenet_is_that_of_the_records(name: str, cha
         assert f"| {channels} {row_of(pair)}".replace(", trained on cifarfs", "") in rows
 
 
+def test_table_of_ten_ways_is_that_of_the_records() -> None:
+    rows = {row.replace("**", "") for row in table_rows("docs/results.md")}
+    assert {row_of(pair) for pair in results_of(CIFARFS.with_name("cifarfs-small-8-ways"))} <= rows
+
+
 def test_table_of_methods_that_read_queries_is_that_of_the_records() -> None:
     reads, page = CIFARFS.with_name("cifarfs-transductive-8"), table_rows("docs/results.md")
     inductive = CIFARFS.with_name("cifarfs-small-8-subclasses")
@@ -364,16 +369,29 @@ def test_rates_of_whole_trainings_at_conv4_are_those_of_the_records(
     assert f"| {' | '.join(cells)} |" in table_rows("docs/results.md")
 
 
-@pytest.mark.parametrize("row", ["protonet@map", "protonet-distilled@map"])
-@pytest.mark.parametrize(("rate", "name"), [("0.003", "rates/0.003"), ("0.01", ".")])
-def test_rates_of_whole_trainings_with_8_channels_are_those_of_the_records(row: str, rate: str, name: str) -> None:
-    folder = CIFARFS.with_name("cifarfs-small-8-subclasses")
-    records = [r for r in read_records(folder / name) if r.run.method == row]
-    assert [(r.run.seed, str(r.run.options["lr"])) for r in records] == [(seed, rate) for seed in range(3)]
-    validation = np.mean([max(p.score for p in r.result.validation) for r in records])
-    scores = [validation, *(np.mean([r.at(k).scores.mean() for r in records]) for k in (1, 5))]
-    cells = [records[0].label, rate, *(f"{100 * score:.2f}" for score in scores)]
-    assert f"| {' | '.join(cells)} |" in table_rows("docs/results.md")
+@pytest.mark.parametrize(
+    ("folder", "row", "seeds", "rates"),
+    [
+        ("cifarfs-small-8-subclasses", "protonet@map", 3, {"0.003": "rates/0.003", "0.01": "."}),
+        ("cifarfs-small-8-subclasses", "protonet-distilled@map", 3, {"0.003": "rates/0.003", "0.01": "."}),
+        ("mini-small-8", "protonet@map", 1, {"0.003": "rates/0.003", "0.01": "."}),
+        ("mini-small-8", "protonet-distilled@map", 1, {"0.003": "rates/0.003", "0.01": "."}),
+        ("mini-small-8", "hyper-adapter@linear-teacher", 1, {"0.003": "rates/0.003", "0.01": "."}),
+        ("cifarfs-transductive-8", "soft-kmeans@map", 3, {"0.003": ".", "0.01": "rates/0.01"}),
+        ("cifarfs-transductive-8", "hyper-adapter-transductive@distilled", 1, {"0.003": "rates/0.003", "0.01": "."}),
+    ],
+)
+def test_rates_of_whole_trainings_with_8_channels_are_those_of_the_records(
+    folder: str, row: str, seeds: int, rates: dict[str, str]
+) -> None:
+    for rate, name in rates.items():
+        held = {r.run.seed: r for r in read_records(CIFARFS.with_name(folder) / name) if r.run.method == row}
+        records = [held[seed] for seed in range(seeds)]
+        assert {str(r.run.options["lr"]) for r in records} == {rate}
+        validation = np.mean([max(p.score for p in r.result.validation) for r in records])
+        scores = [validation, *(np.mean([r.at(k).scores.mean() for r in records]) for k in (1, 5))]
+        cells = [records[0].label, rate, *(f"{100 * score:.2f}" for score in scores)]
+        assert f"| {' | '.join(cells)} |" in table_rows("docs/results.md")
 
 
 def rms(x: Tensor) -> Tensor:
