@@ -42,6 +42,7 @@ COLORS = ("#CC79A7", "#009E73", "#E69F00", "#0072B2", "#56B4E9", "#D55E00", "#8C
 _COLOR_OF = dict(  # of the methods that are most often in one figure
     zip(("r2d2", "protonet", "protonet-distilled", "hyper-adapter", "anil", "maml", "gidaris"), COLORS, strict=True)
 )
+_COLOR_OF["hyper-adapter-transductive"] = _COLOR_OF["hyper-adapter"]
 _SPREAD = 6  # the start of a hash that gives the other methods of this package colours that differ most
 MARKERS, _DASHES = "os^DvPX<>*", ("-", "--", ":", "-.")
 
