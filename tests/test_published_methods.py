@@ -192,6 +192,12 @@ def test_hyper_adapter_that_reads_queries(residual: bool) -> None:
     check("hyper-adapter-transductive", slow, SHOTS, refinements=2, residual=residual, linear_map=True)
 
 
+@pytest.mark.parametrize("options", [{"base_learner": "prototype"}, {"generate": "0.*"}])
+def test_hyper_adapter_that_reads_queries_refuses_what_it_cannot_turn(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="turns the rows of a cosine classifier"):
+        plain_method("hyper-adapter-transductive", **options)
+
+
 # Baseline++
 
 
