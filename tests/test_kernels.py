@@ -14,8 +14,10 @@ from torch.func import vmap
 from torch.nn import functional as F
 
 from l2l_hyper import kernels
+from l2l_hyper.backbones.conv4 import conv4
 from l2l_hyper.data.episode import Episodes
-from l2l_hyper.kernels import plain
+from l2l_hyper.functional import Normalization, convert_norm, statistics_of
+from l2l_hyper.kernels import block, plain
 from l2l_hyper.methods import METHODS
 
 TASKS = 5
@@ -118,6 +120,91 @@ def test_autocast_reaches_convolutions_of_tasks(own: bool) -> None:
         y = vmap(F.conv2d, in_dims=dims)(*given)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), vmap(F.conv2d, in_dims=dims)(*given), rtol=0.05, atol=0.1)
+
+
+@pytest.fixture
+def block_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block goes by its kernel however few images there are, two at a time."""
+    monkeypatch.setattr(block, "_LARGE", 0)
+    monkeypatch.setattr(block, "_AT_ONCE", 2 * 4 * 9 * 11)
+
+
+def one_block(*, bias: bool, affine: bool, stride: int = 1) -> nn.Module:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4, affine=affine)
+    if affine:
+        norm.weight.data = torch.tensor([1.5, -0.7, 0.0, -2.0])
+        norm.bias.data = torch.tensor([0.3, 0.2, -0.5, 0.1])
+    layers = conv4(2, (3, 9, 11), channels=4, layers=1).features[0]  # type: ignore[index,union-attr]
+    layers.conv = nn.Conv2d(3, 4, 3, stride, padding=1, bias=bias)  # type: ignore[union-attr]
+    layers.normalize = norm  # type: ignore[union-attr]
+    return convert_norm(layers.double(), "running")  # type: ignore[union-attr, arg-type]
+
+
+@pytest.mark.usefixtures("block_of_few")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("by_images", [True, False])
+def test_a_block_is_its_four_layers(by_images: bool, affine: bool, bias: bool, training: bool) -> None:
+    """Value, gradient and second derivative, those of the recorded mean and variance included."""
+    layers = one_block(bias=bias, affine=affine).train(training)
+    layers.normalize.running_var.mul_(3)  # type: ignore[operator, union-attr]
+    x = (2 * torch.randn(5, 3, 9, 11, dtype=torch.double) + 1).requires_grad_(by_images)
+    of = [*([x] if by_images else []), *layers.parameters()]
+
+    def passed() -> tuple[list[Tensor], list[Tensor]]:
+        with statistics_of(layers, None) as recorded:
+            y = layers(x)
+        made = [y, *(t for pair in recorded.values() for t in pair)]
+        loss = sum((t * torch.linspace(1, 2, t.numel()).double().view_as(t)).sin().sum() for t in made)
+        return made, [*torch.autograd.grad(loss, of, retain_graph=True), *derivatives(sum(t.sum() for t in made), of)]  # type: ignore[arg-type, union-attr, list-item]
+
+    expected = passed()
+    with kernels.enable():
+        assert layers.normalize.in_block([*layers], x) is not None  # type: ignore[operator, union-attr, misc]
+        found = passed()
+    assert len(found[0]) == (3 if training else 1)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.usefixtures("block_of_few")
+@pytest.mark.parametrize("mode", ["support", "running"])
+def test_a_block_of_many_tasks(mode: Normalization) -> None:
+    layers = convert_norm(one_block(bias=True, affine=True), mode)
+    x, query = torch.randn(2, TASKS, 5, 3, 9, 11, dtype=torch.double)
+
+    def passed() -> tuple[Tensor, ...]:
+        def task(x: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+            with statistics_of(layers, None) as recorded:
+                own = layers(x)
+            with statistics_of(layers, recorded):
+                return own, layers(query)
+
+        own, of_query = vmap(task)(x, query)
+        return own, of_query, *torch.autograd.grad((own * of_query).sum(), [*layers.parameters()])
+
+    expected = passed()
+    with kernels.enable():
+        torch.testing.assert_close(passed(), expected)
+
+
+@pytest.mark.usefixtures("block_of_few")
+def test_what_is_no_such_block_goes_layer_by_layer() -> None:
+    layers, x = one_block(bias=True, affine=True), torch.randn(5, 3, 9, 11, dtype=torch.double)
+
+    def by_kernel(x: Tensor = x) -> bool:
+        return block.fits(x, [*layers], layers.normalize.weight, layers.normalize.bias)  # type: ignore[union-attr, arg-type, misc]
+
+    assert by_kernel() and not by_kernel(x.float())
+    with torch.autocast("cpu"):
+        assert not by_kernel()
+    hook = layers.relu.register_forward_hook(lambda *_: None)  # type: ignore[operator, union-attr]
+    assert not by_kernel()
+    hook.remove()
+    assert by_kernel()
+    layers.max_pool = nn.AvgPool2d(2)
+    assert not by_kernel()
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (7, 3, 5, 4)])

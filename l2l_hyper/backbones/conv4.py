@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 from torch import nn
 
+from .. import kernels
+from ..functional import EpisodicBatchNorm
 from ..settings import Count, Depth, Natural, checked_arguments
 from .network import Network, PixelMean
 from .shapes import SampleShape, convolved, image
@@ -55,4 +58,11 @@ def _block(read: int, made: int, shrink: int, max_pool: bool) -> nn.Module:
     layers = OrderedDict[str, nn.Module](conv=convolution, normalize=nn.BatchNorm2d(made), relu=nn.ReLU())
     if max_pool and shrink > 1:
         layers["max_pool"] = nn.MaxPool2d(shrink)
-    return nn.Sequential(layers)
+    return _Block(layers)
+
+
+class _Block(nn.Sequential):
+    def forward(self, x: Any) -> Any:
+        norm = self.normalize
+        made = norm.in_block([*self], x) if kernels.enabled() and isinstance(norm, EpisodicBatchNorm) else None
+        return super().forward(x) if made is None else made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from .. import kernels
 from ..errors import InputError
+from ..kernels import block
+from ..kernels.plain import Normalized
 
 __all__ = [
     "EpisodicBatchNorm",
@@ -109,6 +111,30 @@ class EpisodicBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x`` with the statistics of the declared mode."""
+
+        def make(given: tuple[Tensor, Tensor] | None, recorded: bool) -> Normalized:
+            return kernels.normalize(x, self.weight, self.bias, given, self.eps, recorded=recorded)
+
+        return self._normalized(x.shape, make)
+
+    def in_block(self, layers: Sequence[Any], x: Any) -> Tensor | None:
+        """What a convolution, this layer, ReLU and max-pooling make of images, by a kernel for it, where it is faster.
+
+        Args:
+            layers: the four.
+            x: images ``(N, C, H, W)``.
+        """
+        convolution, *_, pooling = layers
+        if not block.fits(x, layers, self.weight, self.bias):
+            return None
+
+        def make(given: tuple[Tensor, Tensor] | None, recorded: bool) -> Normalized:
+            return block.block(x, convolution, pooling, self.weight, self.bias, given, self.eps)
+
+        return self._normalized(block.outputs(x, convolution), make)
+
+    def _normalized(self, shape: torch.Size, make: Callable[..., Normalized]) -> Tensor:
+        """What is made of samples of a shape with the statistics of the declared mode, or with their own."""
         now = _PASS.get()
         name = None if now is None else now.names.get(id(self))
         given, shared = None, _SHARED.get({}).get(id(self.running_mean))
@@ -120,15 +146,15 @@ class EpisodicBatchNorm(nn.Module):
             given = now.given.get(name)
         elif self.support_mean is not None and self.support_var is not None:
             given = self.support_mean, self.support_var
-        if given is None and x.numel() == x.shape[1]:
+        if given is None and shape.numel() == shape[1]:
             raise InputError(
-                f"batch normalization of one value per channel is zero whatever it is, got {tuple(x.shape)}; give more "
+                f"batch normalization of one value per channel is zero whatever it is, got {tuple(shape)}; give more "
                 "samples at once, or use normalization='support', or 'running' with eval()"
             )
         recorded = given is None and now is not None and name is not None and self.mode != "transductive"
-        y, mean, var = kernels.normalize(x, self.weight, self.bias, given, self.eps, recorded=recorded)
+        y, mean, var = make(given, recorded)
         if recorded:
-            samples = x.numel() // x.shape[1]
+            samples = shape.numel() // shape[1]
             unbiased = samples / (samples - 1) if self.mode == "running" else 1  # as torch keeps it in running averages
             now.recorded[name] = mean, unbiased * var  # type: ignore[union-attr, index]
         return y

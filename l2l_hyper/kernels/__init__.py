@@ -3,6 +3,7 @@
 ==================  ====================================================================  =======================
 file                what it makes faster, when :func:`enable` was called                  its slow reference
 ==================  ====================================================================  =======================
+``block.py``        convolution, normalization, ReLU and max-pooling of many images       the four layers
 ``conv.py``         convolutions with weights of each task's own, in second derivatives   ``torch.func.vmap``
 ``norm.py``         normalization of large tasks on a CPU, and of one task without graph  ``plain.py``
 ==================  ====================================================================  =======================
