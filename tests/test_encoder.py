@@ -57,6 +57,20 @@ def test_the_weights_depend_on_what_the_encoder_reads(generator: str) -> None:
     assert all((own[name] - others[name]).abs().max() > 1e-3 for name in own)
 
 
+@pytest.mark.parametrize("generator", ["attention", "linear"])
+@pytest.mark.parametrize("modulation", ["feature-wise", "low-rank"])
+def test_weights_below_the_last_layer_depend_on_what_the_encoder_reads(modulation: str, generator: str) -> None:
+    episodes, encoder = small_episodes(), larger().requires_grad_(False)
+    options = {"generator": generator, "generate": "0.weight", "modulation": modulation, "width": 16, "blocks": 1}
+    method = noisy(METHODS["hyper-adapter"].build(small_network().double(), options, "support", encoder).double())
+    own = method.adapt(episodes.support_set).weights["0.weight"]
+    read = method.encoder.read
+    method.encoder.read = lambda x: read(x.roll(1, 0))  # type: ignore[method-assign]
+    others = method.adapt(episodes.support_set).weights["0.weight"]
+    torch.testing.assert_close(others, own.roll(1, 0))
+    assert (own - others).abs().max() > 1e-3
+
+
 def test_the_linear_generator_is_one_matrix_of_the_encoders_class_means() -> None:
     episodes, encoder = small_episodes(), larger().requires_grad_(False)
     options = {"base_learner": "prototype", "generator": "linear"}

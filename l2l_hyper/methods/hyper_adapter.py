@@ -96,7 +96,8 @@ class HyperAdapterOptions(Options):
         heads: attention heads.
         dropout: while training, on the sample tokens and in the blocks, or on the hidden layer.
         generate: shell patterns, separated by commas, of the weights that are the task's own besides the last layer.
-        modulation: how the residual changes those: "feature-wise", "low-rank" or "both".
+        modulation: how the residual changes those: "feature-wise", "low-rank" or "both". It reads the encoder's
+            features where there is one, else the network's own, by attention or, with another generator, as their mean.
         inner_lr: inner learning rate of ``base_learner="gradient"``.
         steps: its gradient steps.
     """
@@ -197,7 +198,10 @@ class HyperAdapter(Method):
         )
         self.controls = tuple(_CONTROLS) if o.residual or self.distillation is not None else ()
         shapes = {name: own.shape for name, own in self.network.module.named_parameters() if name in self.body}
-        self.modulation = Modulation(features, shapes, o.modulation, **attention) if o.residual and shapes else None
+        self.modulation = None
+        if o.residual and shapes:
+            by_attention = o.generator == "attention"
+            self.modulation = Modulation(read or features, shapes, o.modulation, attention=by_attention, **attention)
 
     @property
     def reader(self) -> SecondNetwork | None:
@@ -245,8 +249,10 @@ class HyperAdapter(Method):
                     second_order=differentiable and not self.first_order,
                     allow_unused=self.allow_unused,
                 )
+            encoded = self._read(support) if first else None
             if self.modulation is not None and first:
-                weights, penalty = self._modulated(self.modulation, seen, weights)
+                read_of = seen.features if encoded is None else encoded
+                weights, penalty = self._modulated(self.modulation, read_of, weights)
                 if not self.iterative:
                     seen = self.network(support.x, weights, track=track)
             if self.reads_labels and first:
@@ -260,7 +266,6 @@ class HyperAdapter(Method):
                         make = self.base_learner if support.ways is not None else self.base_learner.of_values
                         layer = make(self.linear_map(seen.features), targets)
                     head = self.network.head_weights(*layer)
-                    encoded = self._read(support)
                     learned, of_head = self._learned(layer, seen, encoded, targets, support)
                     distilled = self._distilled(encoded, targets)
                     penalty = penalty + of_head
@@ -383,10 +388,10 @@ class HyperAdapter(Method):
             return self.encoder.read(support.x)
 
     def _modulated(
-        self, modulation: Modulation, seen: Pass, weights: dict[str, Tensor]
+        self, modulation: Modulation, read: Tensor, weights: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor | float]:
-        with full_precision(seen.features.device):
-            changes = modulation(seen.features, {name: weights[name] for name in self.body})
+        with full_precision(read.device):
+            changes = modulation(read, {name: weights[name] for name in self.body})
         changed = {
             name: weights[name] + (self.options.scale * change).to(weights[name].dtype)
             for name, change in changes.items()

@@ -2,9 +2,9 @@ r"""Modulation: weights below the last layer changed for each task, by a hyperne
 
 .. math:: W'_l = W_l + s\,\Delta_l, \qquad \Delta = g(e(H / \rho(H)))
 
-where the encoder e pools the features H of the support samples by attention, in units of their root mean square
-:math:`\rho`, and the generator g makes changes of every weight: feature-wise ones, as in Perez et al. 2018, "FiLM",
-https://arxiv.org/abs/1709.07871, low-rank ones, or both.
+where the encoder e pools the features H of the support samples, in units of their root mean square :math:`\rho`, by
+attention or as a linear map of their mean, and the generator g makes changes of every weight: feature-wise ones, as in
+Perez et al. 2018, "FiLM", https://arxiv.org/abs/1709.07871, low-rank ones, or both.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InputError
-from ..hypernet import FeatureWise, Generator, HyperNetwork, LowRank, SetAttention, Sum, Target
+from ..hypernet import FeatureWise, Generator, HyperNetwork, LowRank, Mean, SetAttention, Sum, Target
 from .taskwise import TaskwiseNetwork
 
 __all__ = ["Kind", "Modulation", "below_head", "root_mean_square"]
@@ -31,7 +31,9 @@ class Modulation(HyperNetwork):
         features: D.
         shapes: shapes of the weights by name.
         kind: "feature-wise", "low-rank" for the matrices and kernels, or "both" added.
-        width, blocks, heads, dropout: of the attention.
+        attention: whether the features are pooled by attention, or else as a linear map of their mean.
+        width: of what they are pooled to.
+        blocks, heads, dropout: of the attention.
     """
 
     def __init__(
@@ -40,12 +42,15 @@ class Modulation(HyperNetwork):
         shapes: Mapping[str, torch.Size],
         kind: Kind,
         *,
+        attention: bool = True,
         width: int,
         blocks: int,
         heads: int,
         dropout: float,
     ) -> None:
-        encoder = SetAttention(features, width, width=width, blocks=blocks, heads=heads, dropout=dropout)
+        encoder: nn.Module = Mean(features, width)
+        if attention:
+            encoder = SetAttention(features, width, width=width, blocks=blocks, heads=heads, dropout=dropout)
         super().__init__(encoder, _generator(width, shapes, kind))
 
     def forward(self, features: Tensor, base: Mapping[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]

@@ -19,7 +19,7 @@ code there adds the variance over the sample's features to every entry of the ma
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ class SimpleCNAPs(FeatureMethod):
         shapes = Target.of(self.network.module, patterns).shapes if patterns else {}
         self.body = list(shapes)
         self.adapts_features = bool(shapes)
-        attention = {"width": options.width, "blocks": options.blocks, "heads": options.heads}
+        attention: dict[str, Any] = {"width": options.width, "blocks": options.blocks, "heads": options.heads}
         self.modulation = (
             Modulation(self.features, shapes, "feature-wise", **attention, dropout=options.dropout) if shapes else None
         )
