@@ -125,7 +125,9 @@ def test_features_of_all_samples_are_those_of_each() -> None:
     torch.testing.assert_close(features[590:], method.reader(taskset.x[590:][None]).features[0])  # type: ignore[misc]
 
 
-def test_rows_of_a_seed_share_what_the_same_encoder_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_and_seeds_share_what_the_same_encoder_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = Run(experiment=LITTLE, method="protonet", seed=5)
+    train(earlier, tmp_path / "earlier")
     read: list[torch.Tensor] = []
     monkeypatch.setattr(training, "encoded", lambda *arguments: read.append(encoded(*arguments)) or read[-1])
     settings = {**asdict(LITTLE), "tasksets": "glyphs", "seeds": [0, 1], "encode_once": True}
@@ -134,7 +136,11 @@ def test_rows_of_a_seed_share_what_the_same_encoder_reads(tmp_path: Path, monkey
         "hyper-adapter": {**ROWS["hyper-adapter"], "encoder": "protonet"},
         "hyper-adapter@layers": {**ROWS["hyper-adapter"], "encoder": "protonet", "encoder_layers": "features.0"},
         "hyper-adapter@other": {**ROWS["hyper-adapter"], "encoder": "protonet-distilled"},
+        "hyper-adapter@earlier": {
+            **ROWS["hyper-adapter"],
+            "encoder": str(checkpoint_path(tmp_path / "earlier", earlier)),
+        },
     }
-    l2l_hyper.compare(methods=["protonet", *options], options=options, out=tmp_path, **settings)
-    assert len(read) == 2 * 3, "for each seed: one encoder, the same with an inner layer, and another encoder"
+    l2l_hyper.compare(methods=["protonet", *options], options=options, out=tmp_path / "rows", **settings)
+    assert len(read) == 2 * 3 + 1, "for each seed an encoder, the same with an inner layer, and another; an earlier one"
     assert not any(a.shape == b.shape and a.equal(b) for a, b in itertools.combinations(read, 2))

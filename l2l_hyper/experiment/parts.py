@@ -61,7 +61,7 @@ class Parts:
         e, given = plan.experiment, methods or {}
         _require_memory(e)
         self.plan, self._trains = plan, trains
-        self.read: dict[tuple[int, str, str], Tensor] = {}  # by encoders, of training samples: seed, path, inner layers
+        self.read: dict[tuple[str, str], Tensor] = {}  # by encoders, of training samples: path and inner layers
         self.device = find_device(plan.device)
         self.data_root = expanded(plan.data_root)
         self._tasksets = TASKSETS[e.tasksets] if tasksets is None else TASKSETS.entry(e.tasksets, tasksets)

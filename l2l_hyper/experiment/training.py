@@ -69,6 +69,7 @@ Progress = Callable[[Step], None]
 
 _log = logging.getLogger(__name__)
 _LOOK_EVERY = 20  # iterations on a GPU between two looks at its numbers, for which all that is queued has to be done
+_READ = 4  # encoders of whose features of all training samples the last ones are kept
 
 
 def train_and_test(
@@ -335,10 +336,12 @@ class _Training:
 def _encoded(
     train: Any, run: Run, parts: Parts, path: str, layers: str, encoder: Callable[[], SecondNetwork | None]
 ) -> Tensor:
-    """What an encoder reads of all training samples, which the rows of a seed share where they name the same file."""
-    key = run.seed, path.replace("{seed}", str(run.seed)), layers
+    """What an encoder reads of all training samples, which rows and seeds share where they name the same file."""
+    key = path.replace("{seed}", str(run.seed)), layers
     if key not in parts.read or not path:
-        parts.read = {known: features for known, features in parts.read.items() if known[0] == run.seed}
+        parts.read.pop(key, None)
+        for oldest in [*parts.read][: 1 - _READ]:
+            del parts.read[oldest]
         parts.read[key] = encoded(train, cast(SecondNetwork, encoder()), parts.device)
     return parts.read[key]
 

@@ -28,8 +28,8 @@ from .plain import Normalized
 
 __all__ = ["block", "fits", "outputs"]
 
-_LARGE = 1 << 22  # outputs of the convolution, from where on they do not stay in the cache
-_AT_ONCE = 1 << 19  # outputs, which do
+_LARGE = 1 << 20  # outputs of the convolution, from where on passes over memory cost more than further calls
+_AT_ONCE = 1 << 19  # outputs, which stay in the cache
 
 Pair = tuple[int, int]
 Geometry = tuple[Pair, Pair, Pair]  # stride, padding and dilation
