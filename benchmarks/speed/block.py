@@ -3,7 +3,8 @@
     python benchmarks/speed/block.py --out benchmarks/results/speed-block
 
 A pass of a Conv4 with its derivatives, as training makes it, and one without, as tests do.  Kernels are off, on without
-this one, and on.  The three take turns, and each number is the median of the turns.
+this one, and on.  The three take turns, and each number is the median of the turns; memory is what a pass in training
+keeps for its derivatives.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from l2l_hyper import kernels
@@ -38,11 +40,11 @@ def main() -> None:
     kernels.keep_memory()
     rows = [[f"{side}×{side}", channels, *measured(side, channels, args.turns)] for side, channels in SIZES]
     where = collect("", "cpu")
-    headers = ["images", "channels", *(f"{what}, {way}" for what in ("training", "test") for way in WAYS)]
+    headers = ["images", "channels", *(f"{what}, {way}" for what in ("training, ms", "test, ms", "MB") for way in WAYS)]
     about = (
         f"# The block kernel\n\n`python benchmarks/speed/block.py --turns {args.turns}`, commit {where.commit[:10]}; "
         f"{where.environment['cpu']}, {torch.get_num_threads()} threads, torch {torch.__version__}. "
-        f"Milliseconds of a pass of {IMAGES} images through a Conv4, medians of {args.turns} turns.\n\n"
+        f"A pass of {IMAGES} images through a Conv4, medians of {args.turns} turns.\n\n"
     )
     args.out.mkdir(parents=True, exist_ok=True)
     write_atomically(args.out / "block.md", about + tabulate(rows, headers, "pipe", floatfmt=".0f") + "\n")
@@ -50,7 +52,7 @@ def main() -> None:
 
 
 def measured(side: int, channels: int, turns: int) -> list[float]:
-    """Milliseconds of a pass in training each way, and of one in a test."""
+    """Milliseconds of a pass in training each way, and of one in a test, and MB that the first keeps."""
     torch.manual_seed(0)
     network = convert_norm(conv4(64, (3, side, side), channels=channels), "running").to(
         memory_format=torch.channels_last
@@ -58,15 +60,18 @@ def measured(side: int, channels: int, turns: int) -> list[float]:
     x = torch.randn(IMAGES, 3, side, side).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(64, (IMAGES,))
     times: dict[tuple[bool, str], list[float]] = {}
+    kept: dict[str, float] = {}
     large = block._LARGE
     for _ in range(turns + 1):
         for way, (on, with_block) in WAYS.items():
             block._LARGE = large if with_block else 1 << 62
             with kernels.enable(on):
+                kept[way] = megabytes(network.train(), x)
                 for training in (True, False):
                     times.setdefault((training, way), []).append(seconds(network.train(training), x, labels))
     block._LARGE = large
-    return [1000 * statistics.median(times[training, way][1:]) for training in (True, False) for way in WAYS]
+    medians = [1000 * statistics.median(times[training, way][1:]) for training in (True, False) for way in WAYS]
+    return [*medians, *kept.values()]
 
 
 def seconds(network: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> float:
@@ -76,6 +81,13 @@ def seconds(network: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> float:
     if network.training:
         loss.backward()
     return time.perf_counter() - begin
+
+
+def megabytes(network: nn.Module, x: torch.Tensor) -> float:
+    kept: list[torch.Tensor] = []
+    with saved_tensors_hooks(kept.append, lambda _: None):
+        network(x)
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}.values()) / 2**20
 
 
 if __name__ == "__main__":

@@ -62,6 +62,8 @@ def _block(read: int, made: int, shrink: int, max_pool: bool) -> nn.Module:
 
 
 class _Block(nn.Sequential):
+    """Convolution, normalization, ReLU and, where the block halves images so, max-pooling."""
+
     def forward(self, x: Any) -> Any:
         norm = self.normalize
         made = norm.in_block([*self], x) if kernels.enabled() and isinstance(norm, EpisodicBatchNorm) else None
