@@ -85,7 +85,7 @@ def seconds(network: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> float:
 
 def megabytes(network: nn.Module, x: torch.Tensor) -> float:
     kept: list[torch.Tensor] = []
-    with saved_tensors_hooks(kept.append, lambda _: None):
+    with saved_tensors_hooks(lambda t: kept.append(t.detach()), lambda _: None):  # detached, or it would keep the graph
         network(x)
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}.values()) / 2**20
 
