@@ -170,9 +170,16 @@ def test_table_of_small_networks_is_that_of_the_records(name: str, reader: str, 
         assert row in shown[0]
 
 
-@pytest.mark.parametrize("folder", ["cifarfs-small-8-subclasses", "cifarfs-conv4-wrn28"])
-def test_row_of_three_encoders_read_as_one_is_that_of_the_record(folder: str) -> None:
-    (record,) = read_records(CIFARFS.with_name("cifarfs-wrn28") / "ensemble")
+@pytest.mark.parametrize(
+    ("folder", "large"),
+    [
+        ("cifarfs-small-8-subclasses", "cifarfs-wrn28"),
+        ("cifarfs-conv4-wrn28", "cifarfs-wrn28"),
+        ("mini-small-8", "mini-wrn28"),
+    ],
+)
+def test_row_of_three_encoders_read_as_one_is_that_of_the_record(folder: str, large: str) -> None:
+    (record,) = read_records(CIFARFS.with_name(large) / "ensemble")
     deployed = read_records(CIFARFS.with_name(folder))[0].result.multiply_adds_per_query
     (one,), (five,) = (summarize([record.at(shots)]).rows for shots in (1, 5))
     scores = [interval(100 * row.score.mean, 100 * row.score.half_width) for row in (one, five)]
@@ -317,6 +324,7 @@ def test_table_of_learned_optimizers_is_that_of_the_records(problem: str) -> Non
     [
         ("sweep-cifarfs-small", [0.0003, 0.001, 0.003, 0.01, 0.03]),
         ("sweep-cifarfs-small-subclasses", [0.0003, 0.001, 0.003, 0.01, 0.03]),
+        ("sweep-cifarfs-small-baselines", [0.0003, 0.001, 0.003, 0.01, 0.03]),
         ("sweep-cifarfs-wrn28-conv4", [0.0001, 0.0003, 0.001, 0.003, 0.01]),
     ],
 )
@@ -331,6 +339,11 @@ def test_table_of_learning_rates_is_that_of_the_sweep(folder: str, rates: list[f
         ("protonet-distilled@map", None): "ProtoNet, distilled, map",
         ("r2d2", None): "R2-D2",
         ("hyper-adapter@linear-teacher", None): "HyperAdapter, linear-teacher",
+        ("gidaris", None): "Gidaris & Komodakis",
+        ("hypertransformer", None): "HyperTransformer",
+        ("feat", None): "FEAT",
+        ("simpleshot", None): "SimpleShot",
+        ("hypershot", None): "HyperShot",
     }
     cells: dict[str, dict[float, str]] = {name: {} for (method, _), name in names.items() if method in best}
     for point in sweep["points"]:
