@@ -10,7 +10,8 @@ Where :math:`\gamma < 0` the convolution makes -y.  Of its outputs y only maxima
 which a few images give while their y is in the processor's cache.  For the derivative y is made again, so that all of
 it is never in memory.
 
-Gain: see the table of the kernel in ``docs/performance.md``.
+Gain: with the other kernels on, training a Conv4 takes 1/1.04 to 1/1.16 of the time and a test down to 1/1.23; of 84×84
+images a fifth to a third of the memory is kept for the derivatives.
 Reference: the four layers one after the other.  Test: ``tests/test_kernels.py``.
 """
 
