@@ -48,7 +48,7 @@ def fits(x: Any, layers: Sequence[Any], weight: Tensor | None, bias: Tensor | No
     convolution, *_, pooling = layers
     if [type(layer) for layer in (convolution, *layers[2:])] != [nn.Conv2d, nn.ReLU, nn.MaxPool2d]:
         return False
-    if not isinstance(x, Tensor) or any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+    if not isinstance(x, Tensor) or x.ndim != 4 or any(_hooked(layer) for layer in layers):
         return False
     usual = convolution.groups == 1 and convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
     usual = usual and pooling.padding == 0 and pooling.dilation == 1 and not pooling.ceil_mode
@@ -58,6 +58,12 @@ def fits(x: Any, layers: Sequence[Any], weight: Tensor | None, bias: Tensor | No
     same = all((t.device.type, t.dtype) == ("cpu", x.dtype) for t in (x, *weights)) and x.dtype.itemsize >= 4
     eager = not (torch.is_autocast_enabled("cpu") or torch.jit.is_tracing() or torch.compiler.is_compiling())  # type: ignore[attr-defined]
     return bool(usual and shared and same and eager) and outputs(x, convolution).numel() >= _LARGE
+
+
+def _hooked(layer: nn.Module) -> bool:
+    """Whether anyone waits for this layer to run."""
+    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
+    return any(hooks)
 
 
 def outputs(x: Tensor, convolution: nn.Conv2d) -> torch.Size:
@@ -146,7 +152,7 @@ class _Maxima(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], x: Tensor, *others: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, int, int]]:
-        found = [_Maxima.apply(task, *others) for task in x.unbind(in_dims[0] or 0)]
+        found = [_Maxima.apply(task, *others) for task in x.unbind(in_dims[0])]  # type: ignore[arg-type]
         return tuple(map(torch.stack, zip(*found, strict=True))), (0, 0, 0)
 
 
